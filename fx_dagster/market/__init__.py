@@ -1,0 +1,1 @@
+"""Instruments, timeframes, sessions and server time, tick and bar schemas, tick → bar building."""

@@ -1,0 +1,322 @@
+"""Every setting, its default, its bounds and its ``FX_…`` environment variable.
+
+Settings are read from the environment once, at an entry point, into one frozen object that is handed down.
+Child processes (Dagster's code server, run workers, the live engine) receive the same settings through
+:meth:`Settings.environment`. An unknown ``FX_`` variable is refused, so that a misspelt limit cannot be ignored.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import platformdirs
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fx_dagster.errors import SettingsError
+
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path.expanduser())))]  # noqa: PTH100
+Port = Annotated[int, Field(ge=0, le=65535)]
+"""0 means: find a free one."""
+
+
+def _default_home() -> Path:
+    # PostgreSQL refuses to run as root and its system user cannot enter root's private home.
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/fx_dagster")
+    return Path(platformdirs.user_data_dir("fx_dagster", appauthor=False))
+
+
+def _group(prefix: str) -> SettingsConfigDict:
+    return SettingsConfigDict(
+        env_prefix=prefix, frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class SourceSettings(BaseSettings):
+    """Where market data comes from."""
+
+    model_config = _group("FX_SOURCE_")
+
+    kind: Literal["sample", "mt5_export", "histdata", "dukascopy", "simulator"] = "sample"
+    path: AbsolutePath | None = Field(None, description="Folder with the files of mt5_export or histdata.")
+    symbols: str = Field("", description="Comma-separated canonical symbols; empty: all that the source has.")
+    start: str = Field("", description="First day, YYYY-MM-DD; empty: the source's first.")
+    end: str = Field("", description="Day after the last, YYYY-MM-DD; empty: the source's last.")
+    seed: int = Field(7, description="Seed of the simulator.")
+    simulator_symbols: PositiveInt = 4
+    simulator_days: PositiveInt = 120
+    simulator_timeframe: Literal["M1", "M5", "M15", "M30", "H1"] = "M1"
+    simulator_signal: Share = Field(0.0, description="Strength of the planted signal; 0: pure noise.")
+
+
+class LakeSettings(BaseSettings):
+    """Where tables are kept."""
+
+    model_config = _group("FX_LAKE_")
+
+    url: str = Field("", description="Any fsspec URL; empty: FX_HOME/lake.")
+
+
+class ValidationSettings(BaseSettings):
+    """When a row of market data is not believed."""
+
+    model_config = _group("FX_VALIDATION_")
+
+    spike_robust_z: PositiveFloat = Field(25.0, description="Robust z of a return against local volatility.")
+    spike_window: PositiveInt = Field(100, description="Rows of local volatility.")
+    spread_ratio_max: PositiveFloat = Field(50.0, description="Spread over its local median.")
+    gap_bars_max: PositiveInt = Field(6, description="Missing base bars inside a session that make a gap.")
+    quarantine_share_max: Share = Field(0.01, description="Share of bad rows above which the check blocks.")
+
+
+class FeatureSettings(BaseSettings):
+    """Labels and splits."""
+
+    model_config = _group("FX_FEATURE_")
+
+    horizon_bars: PositiveInt = Field(12, description="Forward horizon of the label, in base bars.")
+    barrier_atr: PositiveFloat = Field(2.0, description="Triple-barrier width, in ATR.")
+    warmup_bars: PositiveInt = Field(600, description="History before a row; recursive indicators forget in it.")
+
+
+class TrainingSettings(BaseSettings):
+    """How models are fitted and judged."""
+
+    model_config = _group("FX_TRAINING_")
+
+    seed: int = 7
+    folds: Annotated[int, Field(ge=2, le=50)] = 5
+    embargo_bars: Annotated[int, Field(ge=0)] = 24
+    holdout_share: Annotated[float, Field(ge=0.0, lt=0.9)] = Field(
+        0.15, description="Last part of history that only the release step scores."
+    )
+    rows_min: PositiveInt = Field(500, description="Fewest training rows a model is fitted on.")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="0: all cores.")
+
+
+class RiskSettings(BaseSettings):
+    """Sizing, limits, breakers and drawdown stages."""
+
+    model_config = _group("FX_RISK_")
+
+    initial_balance: PositiveFloat = 10_000.0
+    account_currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
+    leverage: PositiveFloat = 30.0
+    kelly_fraction: Fraction = Field(0.25, description="Share of full Kelly that is used.")
+    kelly_trades_min: PositiveInt = Field(30, description="Closed trades before Kelly's estimate is believed.")
+    risk_per_trade_max: Fraction = Field(0.01, description="Equity lost at the stop, at most.")
+    explore_risk: Share = Field(
+        0.0025, description="Equity risked a trade on paper and in backtests while Kelly sees no edge; real: 0."
+    )
+    target_volatility: PositiveFloat = Field(0.10, description="Annual volatility that size is scaled to.")
+    stop_atr: PositiveFloat = Field(2.0, description="Stop distance in ATR, inside the regime's stop limit.")
+    target_atr: PositiveFloat = Field(3.0, description="Profit target in ATR.")
+    hold_bars_max: PositiveInt = 24
+    entry_score_min: Share = Field(0.10, description="Absolute combined score needed to enter.")
+    valid_above: Share = Field(0.6, description="Validation score above which a decision is valid.")
+    daily_loss_max: Fraction = 0.03
+    loss_streak_max: PositiveInt = 6
+    spread_ratio_max: PositiveFloat = Field(4.0, description="Spread over its running median that blocks entries.")
+    volatility_ratio_max: PositiveFloat = Field(4.0, description="Short over long volatility that blocks entries.")
+    breaker_hours: PositiveFloat = Field(24.0, description="How long a tripped breaker keeps entries closed.")
+    drawdown_reduce: Fraction = 0.03
+    drawdown_halve: Fraction = 0.05
+    drawdown_close_only: Fraction = 0.08
+    drawdown_halt: Fraction = 0.10
+    combine: Literal["parallel", "hierarchical", "hybrid"] = "hybrid"
+
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> Self:
+        stages = (self.drawdown_reduce, self.drawdown_halve, self.drawdown_close_only, self.drawdown_halt)
+        if list(stages) != sorted(set(stages)):
+            raise ValueError(f"drawdown stages must ascend: reduce < halve < close_only < halt, got {stages}")
+        return self
+
+
+class CostSettings(BaseSettings):
+    """What trading costs where the data does not say."""
+
+    model_config = _group("FX_COST_")
+
+    commission_per_lot: Annotated[float, Field(ge=0)] = Field(3.5, description="USD a lot and side.")
+    slippage_points: Annotated[float, Field(ge=0)] = Field(2.0, description="Adverse points a fill.")
+
+
+class TritonSettings(BaseSettings):
+    """Triton Inference Server."""
+
+    model_config = _group("FX_TRITON_")
+
+    url: str = Field("", description="host:port of a running server's gRPC; empty: start the embedded one.")
+    port: Port = 0
+    metrics_port: Port = 0
+    deadline_ms: PositiveFloat = Field(20.0, description="Longest a decision waits for the models.")
+    start_timeout_s: PositiveFloat = 60.0
+    restart_within_s: PositiveFloat = Field(5.0, description="Watchdog: a dead server is back by then.")
+
+
+class PostgresSettings(BaseSettings):
+    """PostgreSQL: Dagster's storage, journal, releases, decisions."""
+
+    model_config = _group("FX_POSTGRES_")
+
+    url: SecretStr = Field(SecretStr(""), description="postgresql+psycopg2://…; empty: start the embedded one.")
+    port: Port = 0
+    start_timeout_s: PositiveFloat = 60.0
+
+
+class RedisSettings(BaseSettings):
+    """Valkey or Redis: caches shared between processes."""
+
+    model_config = _group("FX_REDIS_")
+
+    url: SecretStr = Field(SecretStr(""), description="redis://…; empty: start the embedded Valkey.")
+    port: Port = 0
+
+
+class UiSettings(BaseSettings):
+    """Dagster's web page."""
+
+    model_config = _group("FX_UI_")
+
+    port: Port = Field(0, description="0: 3000, or the next free one.")
+
+
+class LiveSettings(BaseSettings):
+    """The live session."""
+
+    model_config = _group("FX_LIVE_")
+
+    account: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,29}$")] = "paper"
+    broker: Literal["paper"] = "paper"
+    replay_days: PositiveFloat = Field(28.0, description="Last days of the source that the simulated terminal replays.")
+    replay_speed: PositiveFloat = Field(1.0, description="Market seconds a second.")
+    poll_ms: PositiveFloat = Field(5.0, description="Pause between two questions to the terminal.")
+    queue_ticks_max: PositiveInt = Field(65_536, description="Bound of the tick queue; beyond it the oldest quotes go.")
+    history_bars: PositiveInt = Field(1_500, description="Base bars kept in memory a symbol.")
+    stale_after_s: PositiveFloat = Field(120.0, description="Silence in an open market after which a symbol is stale.")
+    recover_after_s: PositiveFloat = Field(60.0, description="Health needed before the fallback level rises.")
+    heartbeat_s: PositiveFloat = 10.0
+    heartbeat_stale_s: PositiveFloat = Field(45.0, description="Age at which the sensor relaunches the session.")
+    restart_delay_s: PositiveFloat = Field(0.2, description="Pause before a dead engine is started again.")
+    restarts_per_minute_max: PositiveInt = 10
+
+
+class Settings(BaseSettings):
+    """All settings of one installation; frozen."""
+
+    model_config = _group("FX_")
+
+    home: AbsolutePath = Field(default_factory=_default_home, description="Everything this project writes.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    source: SourceSettings = Field(default_factory=SourceSettings)
+    lake: LakeSettings = Field(default_factory=LakeSettings)
+    validation: ValidationSettings = Field(default_factory=ValidationSettings)
+    feature: FeatureSettings = Field(default_factory=FeatureSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    risk: RiskSettings = Field(default_factory=RiskSettings)
+    cost: CostSettings = Field(default_factory=CostSettings)
+    triton: TritonSettings = Field(default_factory=TritonSettings)
+    postgres: PostgresSettings = Field(default_factory=PostgresSettings)
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    ui: UiSettings = Field(default_factory=UiSettings)
+    live: LiveSettings = Field(default_factory=LiveSettings)
+
+    @cached_property
+    def lake_url(self) -> str:
+        """Root of the lake: an fsspec URL or an absolute path."""
+        return self.lake.url or str(self.home / "lake")
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own folder."""
+        return self.home / "dagster"
+
+    @property
+    def model_repository(self) -> Path:
+        """Triton's model repository with built versions."""
+        return self.home / "triton" / "models"
+
+    @property
+    def reports(self) -> Path:
+        """Reports, newest under ``latest``."""
+        return self.home / "reports"
+
+    @property
+    def logs(self) -> Path:
+        """Log files of the servers."""
+        return self.home / "logs"
+
+    @property
+    def run_folder(self) -> Path:
+        """State of the running servers."""
+        return self.home / "run"
+
+    def environment(self) -> dict[str, str]:
+        """Return the ``FX_…`` variables that make a child process read these same settings, secrets included."""
+        return dict(_flatten(self, "FX_"))
+
+
+def _flatten(group: BaseSettings, prefix: str) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for name in type(group).model_fields:
+        value = getattr(group, name)
+        if isinstance(value, BaseSettings):
+            pairs += _flatten(value, f"{prefix}{name}_".upper())
+        elif value is not None:
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            pairs.append((f"{prefix}{name}".upper(), str(plain)))
+    return pairs
+
+
+def variables() -> dict[str, tuple[str, Any]]:
+    """Return each environment variable with its description and default."""
+    return dict(_describe(Settings, "FX_"))
+
+
+def _describe(group: type[BaseSettings], prefix: str) -> list[tuple[str, tuple[str, Any]]]:
+    rows: list[tuple[str, tuple[str, Any]]] = []
+    for name, field in group.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseSettings):
+            rows += _describe(kind, f"{prefix}{name}_".upper())
+        else:
+            rows.append((f"{prefix}{name}".upper(), (field.description or "", field.get_default(call_default_factory=True))))
+    return rows
+
+
+def load_settings(overrides: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment.
+
+    Args:
+        overrides: ``FX_…`` variables that win over the environment's, as from command-line options.
+
+    Raises:
+        SettingsError: a variable is unknown, or its value is impossible; the message names it.
+    """
+    if overrides:
+        os.environ.update(overrides)
+    known = variables()
+    unknown = sorted(name for name in os.environ if name.startswith("FX_") and name not in known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "unset it; docs/settings.md lists every setting"
+        raise SettingsError(f"unknown setting {unknown[0]}", mend=hint)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(_explain(error), mend="see docs/settings.md for what it may be") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    title = error.title.removesuffix("Settings").upper()
+    prefix = "FX_" if not title else f"FX_{title}_"
+    field = "_".join(str(part) for part in first["loc"]).upper()
+    return f"setting {prefix}{field}: {first['msg']}" if field else f"settings {prefix}…: {first['msg']}"
