@@ -230,8 +230,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def lake_url(self) -> str:
-        """Root of the lake: an fsspec URL or an absolute path."""
-        return self.lake.url or str(self.home / "lake")
+        """Root of the lake (an fsspec URL or an absolute path); each source has its own, so that none overwrites another's."""
+        return f"{(self.lake.url or str(self.home / 'lake')).rstrip('/')}/{self.source.kind}"
 
     @property
     def dagster_home(self) -> Path:

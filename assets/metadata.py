@@ -1,0 +1,67 @@
+"""Small tables and pictures for Dagster's pages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+TABLE_ROWS_MAX = 400
+
+
+def counts_table(counts: Mapping[str, int], label: str) -> dg.TableMetadataValue:
+    """Show counts as a two-column table, largest tables cut at ``TABLE_ROWS_MAX`` rows."""
+    records = [dg.TableRecord({label: name, "rows": int(count)}) for name, count in counts.items()]
+    schema = dg.TableSchema(columns=[dg.TableColumn(label, "string"), dg.TableColumn("rows", "int")])
+    return dg.MetadataValue.table(records=records[:TABLE_ROWS_MAX], schema=schema)
+
+
+def frame_table(frame: pd.DataFrame, *, digits: int = 5) -> dg.TableMetadataValue:
+    """Show a small frame as a table."""
+    shown = frame.head(TABLE_ROWS_MAX).round(digits)
+    records = [
+        dg.TableRecord({str(name): _plain(value) for name, value in row.items()})
+        for row in shown.to_dict(orient="records")
+    ]
+    columns = [dg.TableColumn(str(name), _kind(shown[name])) for name in shown.columns]
+    return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns))
+
+
+def frame_span(frame: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+    """Show the first and last ``time`` of a frame; nothing for an empty one."""
+    if frame.empty:
+        return {}
+    return {
+        "first": dg.MetadataValue.text(_utc(frame["time"].iloc[0])),
+        "last": dg.MetadataValue.text(_utc(frame["time"].iloc[-1])),
+    }
+
+
+def price_picture(bars: pd.DataFrame, title: str) -> dg.MetadataValue:
+    """Draw the closes of a BARS frame."""
+    from fx_dagster.report.plots import line_png, png_markdown
+
+    if bars.empty:
+        return dg.MetadataValue.text("no bars")
+    time = pd.to_datetime(bars["time"], utc=True)
+    return dg.MetadataValue.md(png_markdown(line_png(time, {"close": bars["close"]}, title=title)))
+
+
+def _utc(time_ns: int) -> str:
+    return f"{pd.Timestamp(int(time_ns), tz='UTC'):%Y-%m-%d %H:%M} UTC"
+
+
+def _kind(column: pd.Series) -> str:
+    if pd.api.types.is_bool_dtype(column):
+        return "bool"
+    if pd.api.types.is_integer_dtype(column):
+        return "int"
+    return "float" if pd.api.types.is_float_dtype(column) else "string"
+
+
+def _plain(value: Any) -> Any:
+    """Return a Python number, text or None: Dagster refuses NumPy's."""
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, float) and plain != plain:  # noqa: PLR0124 - NaN is the one float unequal to itself
+        return None
+    return plain if isinstance(plain, bool | int | float | str) or plain is None else str(plain)

@@ -1,0 +1,46 @@
+"""Symbol × trading month: the unit in which history is loaded, computed and distributed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import dagster as dg
+import numpy as np
+
+from fx_dagster.market.timeframes import trading_month, trading_month_window
+
+SYMBOLS = dg.DynamicPartitionsDefinition(name="symbol")
+MONTHS = dg.MonthlyPartitionsDefinition(start_date="2003-01-01", end_offset=1)
+"""Trading months: the key 2017-02-01 runs from 17:00 New York on 31 January to 17:00 on 28 February.
+
+The current month is included, so that recent data can be loaded before it is over.
+"""
+SYMBOL_MONTHS = dg.MultiPartitionsDefinition({"month": MONTHS, "symbol": SYMBOLS})
+
+
+def months_by_symbol(keys: Sequence[str]) -> dict[str, list[str]]:
+    """Group partition keys ``2017-02-01|EURUSD`` into sorted lake months ``2017-02`` by symbol."""
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        month, symbol = key.split("|")
+        grouped[symbol].append(month[:7])
+    return {symbol: sorted(months) for symbol, months in grouped.items()}
+
+
+def months_between(start: int, end: int) -> list[str]:
+    """Return the lake months ``YYYY-MM`` that the span ``[start, end)`` in ns UTC touches, gaps included."""
+    first, last = trading_month(np.array([start, end - 1], dtype=np.int64))
+    return [str(month) for month in np.arange(first, last + 1)]
+
+
+def window(months: Iterable[str]) -> tuple[int, int]:
+    """Return ``[start, end)`` in ns UTC from the first to the last of sorted lake months."""
+    ordered = sorted(months)
+    return trading_month_window(ordered[0])[0], trading_month_window(ordered[-1])[1]
+
+
+def range_tags(symbol: str, months: Sequence[str]) -> dict[str, str]:
+    """Return the run tags that make one run of all these months of one symbol."""
+    return {
+        "dagster/asset_partition_range_start": f"{min(months)}-01|{symbol}",
+        "dagster/asset_partition_range_end": f"{max(months)}-01|{symbol}",
+    }

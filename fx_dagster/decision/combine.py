@@ -1,0 +1,177 @@
+"""From votes and probabilities to one signal: three paths, three ways to combine them, validation.
+
+A signal lies in [-1, 1]; a probability p of a rise is the signal 2 p − 1. Absent values are NaN on the way in and have
+weight 0 on the way out.
+"""
+
+import math
+
+import numpy as np
+
+from fx_dagster.decision.codes import Combine
+from fx_dagster.decision.compiled import compiled
+from fx_dagster.decision.fallback import usable_probability
+
+TRADITIONAL, MACHINE, DEEP = 0, 1, 2
+_PARALLEL = int(Combine.PARALLEL)
+_HIERARCHICAL = int(Combine.HIERARCHICAL)
+_CLIP = 0.02
+
+
+@compiled
+def traditional_signal(votes: np.ndarray, weights: tuple[float, ...]) -> float:
+    """Return the weighted mean of one symbol's votes (``[v]``); absent votes are left out; NaN where all are."""
+    total = 0.0
+    weight = 0.0
+    for j in range(votes.shape[0]):
+        if math.isfinite(votes[j]) and weights[j] > 0.0:
+            total += weights[j] * min(max(votes[j], -1.0), 1.0)
+            weight += weights[j]
+    return total / weight if weight > 0.0 else math.nan
+
+
+@compiled
+def mean_signal(p_up: np.ndarray, start: int, stop: int) -> float:
+    """Return the mean signal of the usable probabilities in ``p_up[start:stop]``; NaN where there is none."""
+    total = 0.0
+    count = 0
+    for j in range(start, min(stop, p_up.shape[0])):
+        if usable_probability(p_up[j]):
+            total += 2.0 * p_up[j] - 1.0
+            count += 1
+    return total / count if count > 0 else math.nan
+
+
+@compiled
+def log_loss(signal: float, up: bool) -> float:
+    """Return the log-loss of a signal read as a probability, clipped so that one certainty cannot end a path."""
+    p = min(max((1.0 + signal) / 2.0, _CLIP), 1.0 - _CLIP)
+    return -math.log(p) if up else -math.log(1.0 - p)
+
+
+@compiled
+def learn_outcomes(
+    row: int,
+    price: float,
+    signals: np.ndarray,
+    decay: float,
+    losses: np.ndarray,
+    pending_signal: np.ndarray,
+    pending_price: np.ndarray,
+    pending_at: np.ndarray,
+) -> None:
+    """On a new bar: score what was said ``horizon`` bars ago by what has happened since, and remember today's signals.
+
+    ``losses[row]`` moves towards each path's new log-loss by ``1 - decay``. The ring has one place a bar of the
+    horizon, so that only outcomes that are known by now are ever used, in constant time.
+    """
+    at = pending_at[row]
+    before = pending_price[row, at]
+    if math.isfinite(before) and price != before:
+        for k in range(losses.shape[1]):
+            said = pending_signal[row, at, k]
+            if math.isfinite(said):
+                losses[row, k] = decay * losses[row, k] + (1.0 - decay) * log_loss(said, price > before)
+    pending_price[row, at] = price
+    for k in range(losses.shape[1]):
+        pending_signal[row, at, k] = signals[k]
+    pending_at[row] = (at + 1) % pending_price.shape[1]
+
+
+@compiled
+def path_weights(
+    combine: int, signals: np.ndarray, meta: float, losses: np.ndarray, sharpness: float, traditional: float,
+    weights: np.ndarray,
+) -> None:  # fmt: skip
+    """Fill ``weights[3]``: what each path counts for; absent paths 0, the rest sum to 1.
+
+    ``parallel``: ``traditional`` for the votes, the rest shared by the model paths. ``hierarchical``: the models
+    decide (the meta model where there is one), the votes only where no model answers. ``hybrid``: proportional to
+    ``exp(−sharpness × log-loss)``, the paths' posterior odds after as many independent outcomes as ``sharpness``.
+    """
+    machine = math.isfinite(signals[MACHINE]) or math.isfinite(meta)
+    models = (1 if machine else 0) + (1 if math.isfinite(signals[DEEP]) else 0)
+    least = math.inf
+    for k in range(3):
+        if math.isfinite(signals[k]):
+            least = min(least, losses[k])
+    total = 0.0
+    for k in range(3):
+        weight = 0.0
+        present = math.isfinite(signals[k]) or (k == MACHINE and machine)
+        if present:
+            if combine == _PARALLEL:
+                weight = traditional if k == TRADITIONAL else (1.0 - traditional) / max(models, 1)
+            elif combine == _HIERARCHICAL:
+                weight = (1.0 if models == 0 else 0.0) if k == TRADITIONAL else 1.0
+            else:
+                weight = math.exp(-sharpness * (losses[k] - least)) if math.isfinite(least) else 1.0
+        weights[k] = weight
+        total += weight
+    for k in range(3):
+        weights[k] = weights[k] / total if total > 0.0 else 0.0
+
+
+@compiled
+def combined_signal(combine: int, signals: np.ndarray, meta: float, weights: np.ndarray) -> float:
+    """Return the weighted signal; in ``hierarchical`` a present meta model's signal replaces those of the models."""
+    if combine == _HIERARCHICAL and math.isfinite(meta):
+        return meta
+    score = 0.0
+    for k in range(3):
+        if weights[k] > 0.0 and math.isfinite(signals[k]):
+            score += weights[k] * signals[k]
+    return min(max(score, -1.0), 1.0)
+
+
+@compiled
+def vote_support(votes: np.ndarray, weights: tuple[float, ...], direction: float) -> float:
+    """Return the share of voting strength that agrees with ``direction`` (±1), in [0, 1]; NaN where no vote speaks."""
+    agree = 0.0
+    total = 0.0
+    for j in range(votes.shape[0]):
+        if math.isfinite(votes[j]):
+            strength = weights[j] * min(abs(votes[j]), 1.0)
+            total += strength
+            if votes[j] * direction > 0.0:
+                agree += strength
+    return agree / total if total > 0.0 else math.nan
+
+
+@compiled
+def model_support(p_up: np.ndarray, count: int, direction: float) -> float:
+    """Return the share of the models' strength |2 p − 1| that agrees with ``direction``; NaN where none answers."""
+    agree = 0.0
+    total = 0.0
+    answered = False
+    for j in range(min(count, p_up.shape[0])):
+        if usable_probability(p_up[j]):
+            answered = True
+            signal = 2.0 * p_up[j] - 1.0
+            total += abs(signal)
+            if signal * direction > 0.0:
+                agree += abs(signal)
+    if not answered:
+        return math.nan
+    return agree / total if total > 0.0 else 0.5
+
+
+@compiled
+def validate(traditional: float, ai: float, correlation: float, weights: tuple[float, ...], parts: np.ndarray) -> float:
+    """Return the validation score in [0, 1] and fill ``parts[3]``.
+
+    A part that is absent (NaN: no model answers, or there is no other symbol) is left out, and its weight is shared by
+    the others in proportion, so that it neither speaks for nor against; its place in ``parts`` is then 0.
+    """
+    total = 0.0
+    weight = 0.0
+    for k in range(3):
+        part = traditional if k == 0 else (ai if k == 1 else correlation)
+        if math.isfinite(part):
+            part = min(max(part, 0.0), 1.0)
+            parts[k] = part
+            total += weights[k] * part
+            weight += weights[k]
+        else:
+            parts[k] = 0.0
+    return total / weight if weight > 0.0 else 0.0

@@ -1,0 +1,37 @@
+"""The one place where assets, checks, jobs, schedules, sensors and resources meet."""
+
+import warnings
+
+import dagster as dg
+
+# Partitioned checks and back-fill policies are marked beta or preview; what they do is pinned by the lock file and tests.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+import assets  # noqa: E402
+from fx_dagster.jobs import ASSET_JOBS  # noqa: E402
+from fx_dagster.live_job import live_session, live_trading_job  # noqa: E402
+from fx_dagster.schedules import SCHEDULES  # noqa: E402
+from fx_dagster.sensors import live_trading_sensor  # noqa: E402
+from fx_dagster.symbols_sensor import symbols_sensor  # noqa: E402
+from resources.dagster_resources import all_resources  # noqa: E402
+
+automation = dg.AutomationConditionSensorDefinition(
+    "automation",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Recomputes the newest month's indicators, features and labels when their inputs change.",
+)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return everything that Dagster shows and runs."""
+    return dg.Definitions(
+        assets=[*dg.load_assets_from_package_module(assets), live_session],
+        asset_checks=dg.load_asset_checks_from_package_module(assets),
+        jobs=[*ASSET_JOBS, live_trading_job],
+        schedules=SCHEDULES,
+        sensors=[live_trading_sensor, symbols_sensor, automation],
+        resources=all_resources(),
+    )

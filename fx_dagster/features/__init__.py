@@ -1,0 +1,1 @@
+"""Features, labels, splits and their checks: what the models learn from."""

@@ -1,0 +1,1 @@
+"""The thirteen classical indicators: catalogue, batch computation and votes."""

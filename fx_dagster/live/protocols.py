@@ -1,0 +1,132 @@
+"""What the engine needs from outside, as small protocols; ``resources`` implements them."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+
+from fx_dagster.live.records import JournalEntry, KillSwitch
+from fx_dagster.live.ticks import TickBatch
+from fx_dagster.market.timeframes import Timeframe
+from fx_dagster.models.service import ModelService
+
+
+class Clock(Protocol):
+    """This machine's time. The market's time is the feed's."""
+
+    def monotonic_ns(self) -> int:
+        """Return a time that never goes back; for durations."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Return ns since 1970, UTC; for records only."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others work for that long."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeedInfo:
+    """What a feed carries.
+
+    Attributes:
+        symbols: canonical symbols; a batch's ``symbol`` column indexes them.
+        base: timeframe of decisions.
+        tick_spacing_s: longest usual pause between two ticks of a symbol in an open market; for ticks modelled from
+            bars, the bar's length.
+        lossless: whether the feed waits for a slow reader (a replay), so that nothing needs to be dropped.
+    """
+
+    symbols: tuple[str, ...]
+    base: Timeframe
+    tick_spacing_s: float
+    lossless: bool
+
+
+class TickFeed(Protocol):
+    """Ticks as they come, and the history before them. Calls block for milliseconds at most."""
+
+    @property
+    def info(self) -> FeedInfo:
+        """What it carries."""
+        ...
+
+    def history(self, symbol: str, timeframe: Timeframe, until: int, bars: int) -> pd.DataFrame:
+        """Return the last ``bars`` BARS of ``timeframe`` that have closed by ``until`` (ns UTC)."""
+        ...
+
+    def start(self, position: int, clock: int) -> None:
+        """Go on with the ticks from ``position``; the market's clock stands at ``clock``."""
+        ...
+
+    def poll(self, room: int) -> TickBatch:
+        """Return what came since the last call, and how far the market's clock is.
+
+        A lossless feed returns at most ``room`` ticks and keeps the rest; any other returns all.
+        """
+        ...
+
+    def market_open(self, symbol: str, time: int) -> bool:
+        """Whether ``symbol`` trades at ``time`` (ns UTC)."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether no tick will ever come again: the tape is over."""
+        ...
+
+
+class Journal(Protocol):
+    """Keeps what happened, in order, durably. Every entry carries the epoch of this engine."""
+
+    def post(self, entry: JournalEntry) -> asyncio.Future[None]:
+        """Queue an entry; the future ends when it is committed.
+
+        The future raises FencedError when another engine has taken the account, and JournalError when the entry can
+        never be written. While the server is away it stays pending, and the entry is written when it is back.
+        """
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why the journal cannot be trusted now; empty: it can."""
+        ...
+
+    @property
+    def kill_switch(self) -> KillSwitch:
+        """The switch as last read; at most half a second old unless :attr:`problem` says otherwise."""
+        ...
+
+    def beat(self, status: Mapping[str, Any]) -> None:
+        """Hand over the newest status; it is written soon, and a newer one replaces it."""
+        ...
+
+    async def finish(self, reason: str) -> None:
+        """Mark the session finished: it is not resumed again."""
+        ...
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until everything posted is committed; False: some is not."""
+        ...
+
+
+class ModelProvider(Protocol):
+    """Knows which release is active and how to reach it."""
+
+    async def refresh(self) -> None:
+        """Look whether the active release changed; called between decisions, never waited for by one."""
+        ...
+
+    @property
+    def service(self) -> ModelService | None:
+        """The service of the active release; None: there is none, or it is refused."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why there is no service; empty: there is."""
+        ...

@@ -1,0 +1,159 @@
+"""What the live session hands to its journal: plain frozen rows, written in the order in which they were posted.
+
+Market times are int64 ns UTC; ``…_wall_ns`` is this machine's clock (ns since 1970, UTC).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fx_dagster.execution.orders import Account, Deal, OrderIntent, OrderState, Position
+from fx_dagster.models.protocol import Float32
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """One decision about one symbol at one closed bar.
+
+    Attributes:
+        symbol: canonical symbol.
+        bar_time: opening of the bar that closed.
+        level: fallback level, 1 (all models) to 4 (emergency).
+        level_reason: why it is not 1; empty at 1.
+        action: what was decided, in the decision step's words.
+        score: combined score in [-1, 1]; None where there was none.
+        outcome: everything else that the decision step said, as plain JSON values.
+        features: the row that was decided on, float32 ``[F]``; empty where there was none.
+        feature_hash: of the catalogue that gives ``features`` their names.
+        release: number of the model release that answered, None at the traditional level.
+        client_order_id: of the order that follows from it, if any.
+        latency_total_ms: from the arrival of the tick that closed the bar to the end of the decision.
+        latency_model_ms: of the model call alone; None if there was none.
+        decided_wall_ns: when.
+    """
+
+    symbol: str
+    bar_time: int
+    level: int
+    level_reason: str
+    action: str
+    score: float | None
+    outcome: Mapping[str, Any]
+    features: Float32
+    feature_hash: str
+    release: int | None
+    client_order_id: int | None
+    latency_total_ms: float
+    latency_model_ms: float | None
+    decided_wall_ns: int
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A state that an order reached."""
+
+    client_order_id: int
+    state: OrderState
+    time_ns: int
+    broker_order: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class AccountRecord:
+    """The account after a step, in its own currency; ``time`` is the market's."""
+
+    time: int
+    account: Account
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """Something that a person may want to know afterwards."""
+
+    kind: str
+    symbol: str | None
+    message: str
+    market_time: int
+    wall_ns: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a restart goes on.
+
+    Attributes:
+        position: every tick before it is decided upon; the restart reads the ticks from it.
+        clock: the market's clock at that moment, not before ``position``.
+        snapshot: state of the decision step, the paper account and the tick gate at ``position``.
+    """
+
+    position: int
+    clock: int
+    snapshot: bytes
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A bare model call for ``rows`` rows, made between decisions with the decisions' own client."""
+
+    rows: int
+    latency_ms: float
+    wall_ns: int
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """What is committed together, or not at all. Decisions and intents come only with a checkpoint.
+
+    A new intent is committed in state ``journalled``: only after that may it be sent.
+    """
+
+    decisions: tuple[DecisionRecord, ...] = ()
+    intents: tuple[OrderIntent, ...] = ()
+    transitions: tuple[Transition, ...] = ()
+    deals: tuple[Deal, ...] = ()
+    account: AccountRecord | None = None
+    events: tuple[EventRecord, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True)
+class KillSwitch:
+    """Whether a person stopped the account, and how hard."""
+
+    engaged: bool = False
+    flatten: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """A session as it was found or begun.
+
+    Attributes:
+        session_id: number of the session.
+        replay_start: first market time of its tape.
+        replay_end: end of its tape (exclusive).
+        position: see :class:`Checkpoint`; ``replay_start`` in a new session.
+        clock: where the market's clock was last seen.
+        snapshot: state at ``position``; None in a new session.
+        unsettled: intents of the last step that were journalled, so that they may or may not have been sent.
+        finished: whether the tape is over.
+    """
+
+    session_id: int
+    replay_start: int
+    replay_end: int
+    position: int
+    clock: int
+    snapshot: bytes | None
+    unsettled: tuple[OrderIntent, ...] = ()
+    finished: bool = False
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier engine has decided something in it."""
+        return self.snapshot is not None

@@ -1,0 +1,1 @@
+"""Model families behind one protocol: fit, predict, to_onnx, card; how they are judged, and what a release is."""

@@ -1,0 +1,164 @@
+"""What every model family promises.
+
+A model is built from a :class:`ModelSpec`, fitted once, and leaves the process as ONNX bytes with a
+:class:`ModelCard` (together a :class:`ModelArtifact`): nothing is ever pickled.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fx_dagster.errors import ReleaseError
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int8 = NDArray[np.int8]
+
+INPUT_NAME = "features"
+"""Input of every exported graph: float32 ``[N, F]``."""
+
+OUTPUT_NAME = "p_up"
+"""Output of every exported direction model: float32 ``[N, 1]``, the probability of a rise."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is built from.
+
+    Attributes:
+        feature_names: names of the F columns of ``X``, in order.
+        feature_hash: hash of the feature catalogue that made them.
+        seed: seed of every random choice.
+        threads: threads used while fitting; 0: all cores.
+        rows_min: fewest rows that are fitted on.
+        may_be_constant: features that are allowed to have one value only (such as a symbol's code in a run of one).
+    """
+
+    feature_names: tuple[str, ...]
+    feature_hash: str
+    seed: int = 7
+    threads: int = 0
+    rows_min: int = 500
+    may_be_constant: frozenset[str] = frozenset()
+
+    @property
+    def jobs(self) -> int:
+        """Number of threads to use, at least 1."""
+        return self.threads or os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a person and a release need to know about a fitted model. Plain values only: it is written as JSON.
+
+    Attributes:
+        name: the family, such as ``xgboost``; also the model's folder in the Triton repository.
+        feature_names: input columns, in order.
+        feature_hash: hash of the feature catalogue.
+        rows: training rows.
+        up_share: share of rises among them.
+        seed: seed.
+        parameters: the library's own parameters.
+        importance: share of each feature in the model's decisions; sums to 1.
+        libraries: versions that fitted it.
+        metrics: out-of-sample numbers, added by whoever judged it.
+    """
+
+    name: str
+    feature_names: tuple[str, ...]
+    feature_hash: str
+    rows: int
+    up_share: float
+    seed: int
+    parameters: Mapping[str, Any]
+    importance: Mapping[str, float]
+    libraries: Mapping[str, str]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "feature_names": list(self.feature_names)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the card that :meth:`to_dict` described."""
+        return cls(**{**plain, "feature_names": tuple(plain["feature_names"])})
+
+
+class Model(Protocol):
+    """A direction model."""
+
+    name: str
+    spec: ModelSpec
+
+    def fit(self, X: Float32, y: Int8, sample_weight: Float64 | None = None) -> Self:
+        """Fit on ``X`` float32 ``[n, F]`` and ``y`` int8 ``[n]`` (1: the price rose).
+
+        Raises:
+            TrainingError: too few rows, one class only, or a feature that is not finite or constant.
+        """
+        ...
+
+    def predict(self, X: Float32) -> Float64:
+        """Return p(up) float64 ``[n]`` for ``X`` float32 ``[n, F]``."""
+        ...
+
+    def importance(self) -> dict[str, float]:
+        """Return each feature's share; sums to 1."""
+        ...
+
+    def to_onnx(self) -> bytes:
+        """Return the graph ``features`` float32 ``[N, F]`` → ``p_up`` float32 ``[N, 1]``, metadata included."""
+        ...
+
+    def card(self) -> ModelCard:
+        """Return the description of the fitted model."""
+        ...
+
+
+ModelFactory = Callable[[ModelSpec], Model]
+"""A family's class is its factory."""
+
+
+@dataclass(frozen=True)
+class ModelArtifact:
+    """A fitted model as it is kept and released: its ONNX bytes and its card."""
+
+    name: str
+    onnx: bytes
+    card: ModelCard
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """Export a fitted model."""
+        return cls(model.name, model.to_onnx(), model.card())
+
+    def save(self, folder: Path) -> None:
+        """Write ``<name>.onnx`` and ``<name>.json`` into ``folder``, each aside and then renamed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        card = json.dumps(self.card.to_dict(), indent=1, sort_keys=True, allow_nan=False).encode()
+        for path, content in ((folder / f"{self.name}.onnx", self.onnx), (folder / f"{self.name}.json", card)):
+            aside = path.with_name(f".{path.name}.{os.getpid()}")
+            aside.write_bytes(content)
+            aside.replace(path)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ReleaseError: a file is missing or not readable; the message names it.
+        """
+        path = folder / f"{name}.json"
+        try:
+            card = ModelCard.from_dict(json.loads(path.read_bytes()))
+            path = folder / f"{name}.onnx"
+            return cls(name, path.read_bytes(), card)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ReleaseError(f"{path}: not a model artifact ({error})", mend="train the model again") from error

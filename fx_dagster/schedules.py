@@ -1,0 +1,40 @@
+"""When jobs start by themselves."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.partitions import SYMBOLS
+from fx_dagster.jobs import ingest_job, training_job
+
+
+@dg.schedule(
+    job=ingest_job,
+    cron_schedule="20 17 * * 1-5",
+    execution_timezone="America/New_York",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="After each trading day's end (17:00 New York): load the day's month again for every symbol.",
+)
+def daily_ingestion(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Ask for one run a symbol; without symbols, say how to get them."""
+    symbols = context.instance.get_dynamic_partitions(SYMBOLS.name or "")
+    if not symbols:
+        yield dg.SkipReason("no symbols yet: run `fx import` or wait for symbols_sensor")
+        return
+    # At 17:20 New York a new trading day has begun: the day that has just ended is this calendar day.
+    day = context.scheduled_execution_time
+    for symbol in symbols:
+        key = f"{day:%Y-%m}-01|{symbol}"
+        yield dg.RunRequest(run_key=f"{day:%Y-%m-%d}|{symbol}", partition_key=key)
+
+
+weekly_retraining = dg.ScheduleDefinition(
+    name="weekly_retraining",
+    job=training_job,
+    cron_schedule="0 6 * * 6",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="On Saturday, while the market is closed: fit, judge, release.",
+)
+
+SCHEDULES = (daily_ingestion, weekly_retraining)

@@ -1,0 +1,1 @@
+"""Servers that this project starts by itself, on loopback only, and takes with it when it goes."""
