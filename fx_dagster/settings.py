@@ -244,6 +244,11 @@ class Settings(BaseSettings):
         return self.home / "triton" / "models"
 
     @property
+    def candidates(self) -> Path:
+        """Trained models that the next release is made of."""
+        return self.home / "candidates" / self.source.kind
+
+    @property
     def reports(self) -> Path:
         """Reports, newest under ``latest``."""
         return self.home / "reports"

@@ -9,7 +9,8 @@ import numpy as np
 import psycopg
 from psycopg.types.json import Jsonb
 
-from fx_dagster.execution.orders import OrderIntent, OrderState, Purpose
+from fx_dagster.errors import JournalError
+from fx_dagster.execution.orders import Deal, OrderIntent, Purpose
 from fx_dagster.live.records import (
     AccountRecord,
     Baseline,
@@ -56,6 +57,8 @@ _EVENT = """
 INSERT INTO live_event (session_id, kind, symbol, message, market_time, at) VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT DO NOTHING"""
 
+_BASELINE = "INSERT INTO model_baseline (session_id, at, rows, latency_ms) VALUES (%s, %s, %s, %s)"
+
 _STATUS = """
 INSERT INTO live_status (account, session_id, epoch, pid, host, status) VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT (account) DO UPDATE SET session_id = excluded.session_id, epoch = excluded.epoch, pid = excluded.pid,
@@ -68,11 +71,30 @@ def wall_time(nanoseconds: int) -> datetime:
     return datetime.fromtimestamp(nanoseconds / 1e9, tz=UTC)
 
 
-async def insert_entry(connection: Connection, entry: JournalEntry, *, account: str, session_id: int, epoch: int) -> None:
-    """Write one entry. An entry whose checkpoint is there already was written before an answer got lost: left out."""
-    if entry.checkpoint and not await _advance(connection, session_id, entry.checkpoint):
-        return
+async def insert_entry(
+    connection: Connection, entry: JournalEntry, *, account: str, session_id: int, epoch: int, again: bool
+) -> None:
+    """Write one entry.
+
+    Args:
+        connection: inside a transaction.
+        entry: what to write.
+        account: account name.
+        session_id: session.
+        epoch: of the writing engine.
+        again: an earlier attempt's answer got lost; where its checkpoint is there, it was written, and is left out.
+
+    Raises:
+        JournalError: the session is over, or was decided upon to that place before.
+    """
     keys = (account, session_id)
+    if entry.checkpoint and not await _advance(connection, session_id, entry.checkpoint):
+        if again:
+            return
+        raise JournalError(
+            f"session {session_id} is finished or already decided up to {entry.checkpoint.position}",
+            mend="restart the session: it goes on after its last decision",
+        )
     async with connection.cursor() as cursor:
         await _many(cursor, _DECISION, [keys + _decision(row, epoch) for row in entry.decisions])
         await _many(cursor, _INTENT, [keys + _intent(row, epoch) for row in entry.intents])
@@ -81,9 +103,6 @@ async def insert_entry(connection: Connection, entry: JournalEntry, *, account: 
         await _many(cursor, _ACCOUNT, [_account(session_id, entry.account)] if entry.account else [])
         await _many(cursor, _EVENT, [_event(session_id, row) for row in entry.events])
         await _many(cursor, _BASELINE, [_baseline(session_id, row) for row in entry.baselines])
-
-
-_BASELINE = "INSERT INTO model_baseline (session_id, at, rows, latency_ms) VALUES (%s, %s, %s, %s)"
 
 
 async def _many(cursor: psycopg.AsyncCursor[Any], statement: str, rows: list[tuple[Any, ...]]) -> None:
@@ -119,7 +138,7 @@ def _transition(row: Transition) -> tuple[Any, ...]:
     return (row.client_order_id, str(row.state), row.time_ns, row.broker_order, row.message)
 
 
-def _deal(row: Any) -> tuple[Any, ...]:
+def _deal(row: Deal) -> tuple[Any, ...]:
     return (
         row.ticket, row.client_order_id, row.symbol, row.time_ns, row.lots, row.price, row.commission, row.swap,
         row.profit, str(row.reason), row.closing, row.risk_money,
@@ -154,7 +173,8 @@ async def open_session(
 ) -> SessionState:
     """Resume the account's session on this tape, or begin one.
 
-    A session of another tape, or with ``restart`` any, is ended first. A finished one of this tape is returned as it is.
+    A session of another tape, or with ``restart`` any, is ended first. A finished one of this tape is returned as
+    it is.
     """
     cursor = await connection.execute(
         "SELECT session_id, state, fingerprint FROM live_session WHERE account = %s ORDER BY session_id DESC LIMIT 1",
@@ -187,22 +207,39 @@ async def load_session(connection: Connection, session_id: int) -> SessionState:
     if row is None:
         raise LookupError(f"there is no session {session_id}")
     orders = await connection.execute(
-        "SELECT client_order_id, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money, epoch,"
-        " comment FROM trade_order WHERE session_id = %s AND decided_ns >= %s ORDER BY journalled_at, client_order_id",
+        "SELECT client_order_id, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money,"
+        " epoch, comment FROM trade_order WHERE session_id = %s AND decided_ns >= %s"
+        " ORDER BY journalled_at, client_order_id",
         (session_id, row[2]),
     )
-    intents = [OrderIntent(*order[:3], Purpose(order[3]), *order[4:]) for order in await orders.fetchall()]
+    intents = [_loaded_intent(order) for order in await orders.fetchall()]
     return SessionState(
         session_id, row[0], row[1], row[2], row[3], bytes(row[4]) if row[4] is not None else None, tuple(intents),
         row[5] == "finished",
     )  # fmt: skip
 
 
+def _loaded_intent(row: tuple[Any, ...]) -> OrderIntent:
+    key, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money, epoch, comment = row
+    return OrderIntent(
+        client_order_id=key,
+        account=account,
+        symbol=symbol,
+        purpose=Purpose(purpose),
+        lots=lots,
+        stop=stop,
+        target=target,
+        decided_ns=decided_ns,
+        expires_ns=expires_ns,
+        risk_money=risk_money,
+        epoch=epoch,
+        comment=comment,
+    )
+
+
 async def read_kill_switch(connection: Connection, account: str) -> KillSwitch:
     """Return the account's switch; one that nobody ever touched is open."""
-    cursor = await connection.execute(
-        "SELECT engaged, flatten, reason FROM kill_switch WHERE account = %s", (account,)
-    )
+    cursor = await connection.execute("SELECT engaged, flatten, reason FROM kill_switch WHERE account = %s", (account,))
     row = await cursor.fetchone()
     return KillSwitch(*row) if row else KillSwitch()
 
@@ -219,6 +256,3 @@ async def write_status(
             "UPDATE live_session SET clock = greatest(clock, %s) WHERE session_id = %s", (clock, session_id)
         )
     return written
-
-
-TERMINAL_STATES = tuple(str(state) for state in OrderState if state.terminal)

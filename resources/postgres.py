@@ -30,7 +30,7 @@ def psycopg_url(url: str) -> str:
     """Return ``url`` as psycopg reads it: without SQLAlchemy's driver name.
 
     Raises:
-        SettingsError: it is not the URL of a PostgreSQL database; the message never repeats it, as it may hold a secret.
+        SettingsError: it is no URL of a PostgreSQL database; the message never repeats it, as it may hold a secret.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or not _SCHEME.match(scheme):
@@ -75,9 +75,7 @@ def connect(
         ServerError: the server does not answer or refuses.
         SettingsError: the URL is none of PostgreSQL's.
     """
-    keywords = arguments(
-        url, name=name, connect_timeout_s=connect_timeout_s, statement_timeout_s=statement_timeout_s
-    )
+    keywords = arguments(url, name=name, connect_timeout_s=connect_timeout_s, statement_timeout_s=statement_timeout_s)
     try:
         return psycopg.connect(**keywords, autocommit=autocommit)
     except psycopg.OperationalError as error:
@@ -98,9 +96,7 @@ async def connect_async(
         ServerError: the server does not answer or refuses.
         SettingsError: the URL is none of PostgreSQL's.
     """
-    keywords = arguments(
-        url, name=name, connect_timeout_s=connect_timeout_s, statement_timeout_s=statement_timeout_s
-    )
+    keywords = arguments(url, name=name, connect_timeout_s=connect_timeout_s, statement_timeout_s=statement_timeout_s)
     try:
         return await psycopg.AsyncConnection.connect(**keywords, autocommit=autocommit)
     except psycopg.OperationalError as error:
@@ -111,7 +107,9 @@ def unreachable(error: psycopg.Error) -> ServerError:
     """Return the project's error for one of psycopg's, in one line and without the URL's secret."""
     reason = " ".join(str(error).split()) or type(error).__name__
     reason = re.sub(r"(password=)\S+", r"\1***", re.sub(r"://[^@\s/]+@", "://***@", reason))
-    return ServerError(f"PostgreSQL does not answer: {reason}", mend="`fx status` shows the servers, `fx up` starts them")
+    return ServerError(
+        f"PostgreSQL does not answer: {reason}", mend="`fx status` shows the servers, `fx up` starts them"
+    )
 
 
 def migrate(url: str, *, folder: Path = SQL_FOLDER) -> tuple[str, ...]:
@@ -123,16 +121,15 @@ def migrate(url: str, *, folder: Path = SQL_FOLDER) -> tuple[str, ...]:
         ServerError: the server does not answer, a file fails, or an applied file was changed since.
     """
     files = sorted(folder.glob("*.sql"))
-    with connect(url, name="fx migrate", statement_timeout_s=60.0) as connection:
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS schema_version ("
-                " file text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-            )
-            applied = dict(connection.execute("SELECT file, sha256 FROM schema_version").fetchall())
-            return tuple(file.name for file in files if _apply(connection, file, applied))
+    with connect(url, name="fx migrate", statement_timeout_s=60.0) as connection, connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version ("
+            " file text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        applied: dict[str, str] = dict(connection.execute("SELECT file, sha256 FROM schema_version").fetchall())
+        return tuple(file.name for file in files if _apply(connection, file, applied))
 
 
 def _apply(connection: psycopg.Connection, file: Path, applied: dict[str, str]) -> bool:

@@ -81,7 +81,7 @@ def _peer_arrays(base: Timeframe, peers: Mapping[str, pd.DataFrame] | None, symb
 
 
 def _frame(base: BarArrays, values: Mapping[str, Float64], names: tuple[str, ...]) -> pd.DataFrame:
-    matrix = np.empty((len(base), len(names)), dtype=np.float32)
+    matrix = np.empty((len(base), len(names)), dtype=np.float32, order="F")
     warm = 0
     for place, name in enumerate(names):
         column = values[name]

@@ -84,7 +84,6 @@ _GROUPS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "bar_body": "(close - open) in ATR",
             "bar_range": "(high - low) in ATR",
             "bar_skew": "place of the close in the bar: -1 at the low, +1 at the high, 0 in a bar of one price",
-            "opening_gap": "(open - previous close) in ATR",
         },
         "volatility": {
             "volatility_ratio": "log of realised volatility, 24 bars over 240 bars",

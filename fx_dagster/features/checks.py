@@ -10,7 +10,7 @@ from fx_dagster.errors import DataError
 from fx_dagster.indicators.arrays import Float64
 from fx_dagster.market.timeframes import Timeframe, bar_close
 
-Compute = Callable[[Mapping[Timeframe, pd.DataFrame]], pd.DataFrame]
+Compute = Callable[[Mapping[Timeframe, pd.DataFrame], Mapping[str, pd.DataFrame]], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def constant(features: pd.DataFrame, *, rows_min: int = 100) -> CheckResult:
 
 
 def training_range(features: pd.DataFrame, *, tail: float = 0.001, margin: float = 0.5) -> TrainingRange:
-    """Measure where the training rows lie: the ``tail`` and ``1 - tail`` quantiles, widened by ``margin`` of their span.
+    """Measure where the training rows lie: quantiles ``tail`` and ``1 - tail``, widened by ``margin`` of their span.
 
     Raises:
         DataError: there are no rows.
@@ -89,54 +89,41 @@ def look_ahead(
     *,
     cuts: Sequence[int],
     peers: Mapping[str, pd.DataFrame] | None = None,
-    compute_with_peers: Callable[[Mapping[Timeframe, pd.DataFrame], Mapping[str, pd.DataFrame]], pd.DataFrame]
-    | None = None,
 ) -> CheckResult:
     """Recompute on what was closed at each cut and compare with the whole history.
 
     Args:
         bars: BARS frames by timeframe.
-        compute: function from bars to a frame with ``time`` and value columns (features, or indicators).
-        base: timeframe of the computed rows.
+        compute: function from bars and the peers' bars to a frame with ``time`` and value columns.
+        base: timeframe of the computed rows and of the peers' bars.
         cuts: times (ns UTC) at which history is cut off.
-        peers: other symbols' base bars, cut off as well, for ``compute_with_peers``, which is then used.
-        compute_with_peers: as ``compute``, with the peers as second argument.
+        peers: other symbols' BARS frames on the base timeframe, cut off as well.
 
     Returns:
-        Features of which some value differs, by how many rows over all cuts: a row that knew what came later.
+        Features of which some value differs, by rows over all cuts: they knew what came later. A row that is there
+        only with, or only without, the later history counts against every feature.
     """
-
-    def run(limit: int | None) -> pd.DataFrame:
-        known = {timeframe: closed_before(frame, timeframe, limit) for timeframe, frame in bars.items()}
-        if compute_with_peers is None:
-            return compute(known)
-        return compute_with_peers(
-            known, {name: closed_before(frame, base, limit) for name, frame in (peers or {}).items()}
-        )
-
-    whole = run(None)
+    whole = compute(bars, peers or {})
     names = _names(whole)
     differing, rows = np.zeros(len(names), dtype=np.int64), 0
     for cut in cuts:
-        part = run(cut)
-        same_rows = whole[whole["time"].isin(part["time"])]
-        rows += len(part)
-        if len(same_rows) != len(part):
-            differing += len(part) - len(same_rows)
-        differing += (~_equal(_values(same_rows), _values(part))).sum(axis=0)
+        part = compute(
+            {timeframe: closed_before(frame, timeframe, cut) for timeframe, frame in bars.items()},
+            {name: closed_before(frame, base, cut) for name, frame in (peers or {}).items()},
+        )
+        known = closed_before(whole, base, cut)
+        rows += len(known)
+        shared = np.intersect1d(known["time"], part["time"])
+        differing += len(known) + len(part) - 2 * len(shared)
+        first, second = (_values(frame[frame["time"].isin(shared)]) for frame in (known, part))
+        differing += (~((first == second) | (np.isnan(first) & np.isnan(second)))).sum(axis=0)
     return CheckResult("look_ahead", not differing.any(), rows, _named(names, differing))
 
 
-def closed_before(frame: pd.DataFrame, timeframe: Timeframe, limit: int | None) -> pd.DataFrame:
-    """Return the bars that were closed at ``limit`` (ns UTC); all of them for None."""
-    if limit is None:
-        return frame
+def closed_before(frame: pd.DataFrame, timeframe: Timeframe, limit: int) -> pd.DataFrame:
+    """Return the rows whose bars were closed at ``limit`` (ns UTC)."""
     closed = bar_close(frame["time"].to_numpy(dtype=np.int64), timeframe) <= limit
     return frame[closed].reset_index(drop=True)
-
-
-def _equal(first: Float64, second: Float64) -> np.ndarray:
-    return (first == second) | (np.isnan(first) & np.isnan(second))
 
 
 def _names(features: pd.DataFrame) -> tuple[str, ...]:

@@ -47,7 +47,6 @@ def return_features(bars: BarArrays, columns: Columns, long_volatility: Float64)
         "bar_body": (close - bars.open) / atr,
         "bar_range": extent / atr,
         "bar_skew": np.where(extent > 0.0, skew / np.where(extent > 0.0, extent, 1.0), 0.0),
-        "opening_gap": (bars.open - lagged(close, 1)) / atr,
     }
 
 

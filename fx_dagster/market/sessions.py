@@ -11,8 +11,10 @@ and close a little late, and those rows are real.
 """
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import numpy as np
+from dateutil.easter import easter
 from numpy.typing import NDArray
 
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, MINUTE_NS, Int64, Timeframe, bar_close, from_server, to_server
@@ -49,6 +51,7 @@ class Session:
         week_close_ns: close, from Monday 00:00, exclusive.
         break_ns: daily break ``[start, end)`` from midnight; equal numbers mean none.
         holidays: yearly closings.
+        good_friday: whether the Friday before Easter is a holiday too.
         week_slack_ns: how far outside the week a quote is still believed.
         break_slack_ns: how far inside the daily break a quote is still believed.
     """
@@ -58,6 +61,7 @@ class Session:
     week_close_ns: int = 5 * DAY_NS
     break_ns: tuple[int, int] = (0, 0)
     holidays: tuple[Holiday, ...] = (CHRISTMAS, NEW_YEAR)
+    good_friday: bool = False
     week_slack_ns: int = HOUR_NS
     break_slack_ns: int = 15 * MINUTE_NS
     _daily: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
@@ -168,7 +172,7 @@ class Session:
                 start = _stamp(year, *holiday.start)
                 end = _stamp(year, *holiday.end)
                 closings.append((start, end if end > start else _stamp(year + 1, *holiday.end)))
-        return closings
+        return closings + [_good_friday(year) for year in years if self.good_friday]
 
     @staticmethod
     def _inside(server: Int64, intervals: Int64) -> Bool:
@@ -188,8 +192,8 @@ class Session:
 FX_SESSION = Session("fx")
 """Sunday 17:00 to Friday 17:00 New York."""
 
-METAL_SESSION = Session("metal", week_open_ns=HOUR_NS, break_ns=(0, HOUR_NS))
-"""As currencies, with a break from 17:00 to 18:00 New York."""
+METAL_SESSION = Session("metal", week_open_ns=HOUR_NS, break_ns=(0, HOUR_NS), good_friday=True)
+"""As currencies, with a break from 17:00 to 18:00 New York, and closed on Good Friday."""
 
 
 def trading_day(time: Int64) -> NDArray[np.datetime64]:
@@ -223,6 +227,12 @@ def _as_int64(time: Int64) -> Int64:
 
 def _year(server: int) -> int:
     return int(np.int64(server).astype("datetime64[ns]").astype("datetime64[Y]").astype(np.int64)) + 1970
+
+
+def _good_friday(year: int) -> tuple[int, int]:
+    day = easter(year) - timedelta(days=2)
+    start = _stamp(year, day.month, day.day, 0)
+    return start, start + DAY_NS
 
 
 def _stamp(year: int, month: int, day: int, hour: int) -> int:

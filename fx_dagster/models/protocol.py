@@ -7,7 +7,7 @@ A model is built from a :class:`ModelSpec`, fitted once, and leaves the process 
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -138,6 +138,10 @@ class ModelArtifact:
     def of(cls, model: Model) -> Self:
         """Export a fitted model."""
         return cls(model.name, model.to_onnx(), model.card())
+
+    def with_metrics(self, metrics: Mapping[str, Any]) -> Self:
+        """Return the same model with more numbers on its card."""
+        return replace(self, card=replace(self.card, metrics={**self.card.metrics, **metrics}))
 
     def save(self, folder: Path) -> None:
         """Write ``<name>.onnx`` and ``<name>.json`` into ``folder``, each aside and then renamed."""

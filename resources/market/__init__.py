@@ -54,9 +54,9 @@ def _open(
 
             return Mt5ExportSource(_folder(settings), symbols=symbols)
         case "histdata":
-            from resources.market.histdata import HistdataSource
+            from resources.market.histdata import open_histdata
 
-            return HistdataSource(_folder(settings), symbols=symbols)
+            return open_histdata(_folder(settings), symbols=symbols)
         case "dukascopy":
             from resources.market.dukascopy import DukascopySource
 

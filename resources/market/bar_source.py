@@ -42,12 +42,12 @@ def bar_frame(time: Int64, prices: NDArray[np.float64], tick_volume: NDArray, sp
 
 
 def with_spread(bars: pd.DataFrame, symbol: str) -> pd.DataFrame:
-    """Return the bars with a modelled spread (wider around rollover) where they have none (0)."""
+    """Return the bars with a modelled spread (wider around rollover) where they have none (0); negative ones stay."""
     spread = bars["spread"].to_numpy()
-    if (spread > 0).all():
+    if (spread != 0).all():
         return bars
     modelled = model_spread(bars["time"].to_numpy(), instrument(symbol))
-    return bars.assign(spread=np.where(spread > 0, spread, modelled))
+    return bars.assign(spread=np.where(spread != 0, spread, modelled))
 
 
 class FrameCache:
@@ -128,7 +128,8 @@ class BarSource(abc.ABC):
         base = self.base_timeframe()
         first = int(bar_open(np.array([start]), base)[0])
         bars = self.bars(symbol, first, end)
-        return rows_between(model_ticks(bars, base, None, instrument(symbol)), start, end)
+        # The spread is given, so that a bar whose sides crossed makes crossed ticks, which validation then sees.
+        return rows_between(model_ticks(bars, base, bars["spread"].to_numpy(), instrument(symbol)), start, end)
 
     def _own_bars(self, symbol: str, start: int, end: int) -> pd.DataFrame:
         return rows_between(self._load(symbol, start, end), start, end) if start < end else empty_bars()
@@ -161,4 +162,22 @@ def refuse_bad_prices(
         f"{place}: row {row_of(row)}, column {names[column]}: price {prices[row, column]:g} is not above 0, "
         f"and {share:.1%} of the rows are like it",
         mend="export the file again; single bad rows would be quarantined",
+    )
+
+
+def refuse_disorder(place: str, time: Int64, row_of: Callable[[int], int]) -> None:
+    """Raise unless the bars' times strictly ascend: of two bars for one time, no one can say which is true.
+
+    Raises:
+        SourceError: names the first row that is a duplicate or out of order.
+    """
+    late = np.diff(time) <= 0
+    if not late.any():
+        return
+    index = int(late.argmax()) + 1
+    what = "duplicated bar" if time[index] == time[index - 1] else "bar out of order"
+    stamp = np.datetime_as_string(np.int64(time[index]).astype("datetime64[ns]"), unit="s")
+    raise SourceError(
+        f"{place}: row {row_of(index)}: {what} ({stamp} on the file's clock)",
+        mend="export the file again, or remove the row that is wrong",
     )

@@ -123,7 +123,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     name = path.name.lower()
     if name.endswith(".gz"):
         with gzip.open(path, "rb") as packed:
-            yield io.BufferedReader(packed)  # type: ignore[type-var]
+            yield packed  # type: ignore[misc]
     elif name.endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.namelist() if member.lower().endswith(".csv")]

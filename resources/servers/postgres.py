@@ -29,6 +29,7 @@ from resources.servers.postgres_host import (
     server_user,
     usable_binaries,
 )
+from resources.servers.private_files import write_private
 from resources.servers.process import ManagedProcess, StopFlag, SystemUser, spawn, wait_until
 
 ROLE = "fx"
@@ -185,14 +186,14 @@ def _ensure_data(binaries: Path, data: Path, home: Path, user: SystemUser | None
     password_file = home / "postgres" / "password"
     if not data.exists():
         password = secrets.token_urlsafe(24)
-        _write_private(password_file, password)
+        write_private(password_file, password)
         _create(binaries, data, password, user, log)
         return password
     _require_version(data)
     if not password_file.exists():
         password = secrets.token_urlsafe(24)
         _replace_password(binaries, data, password, user)
-        _write_private(password_file, password)
+        write_private(password_file, password)
     return _read_password(home)
 
 
@@ -201,14 +202,6 @@ def _read_password(home: Path) -> str:
         return (home / "postgres" / "password").read_text().strip()
     except OSError as error:
         raise ServerError(f"cannot read PostgreSQL's password: {error}", mend="start again: fx up") from error
-
-
-def _write_private(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.new")
-    aside.unlink(missing_ok=True)
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"{text}\n")
-    aside.replace(path)
 
 
 def _require_version(data: Path) -> None:
@@ -232,7 +225,7 @@ def _create(binaries: Path, data: Path, password: str, user: SystemUser | None, 
     try:
         aside.mkdir(mode=0o700)
         password_file = aside / "cluster-password"  # initdb runs as the other user and must read it
-        _write_private(password_file, password)
+        write_private(password_file, password)
         cluster = aside / "cluster"
         cluster.mkdir(mode=0o700)
         if user is not None:

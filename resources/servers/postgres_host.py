@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from fx_dagster.errors import ServerError, UnsupportedPlatformError
+from resources.servers.private_files import make_own_folder
 from resources.servers.process import SystemUser, base_environment
 
 MAJOR_VERSION = 18
@@ -140,18 +141,6 @@ def _open_for_reading(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-
-
-def make_own_folder(folder: Path) -> None:
-    """Create a folder of ours and its missing parents. One that exists keeps its mode.
-
-    Made by root, a server's system user may pass through it, not list it; made by anyone else, it is private.
-    """
-    mode = 0o711 if hasattr(os, "geteuid") and os.geteuid() == 0 else 0o700
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        path.chmod(mode)
 
 
 def data_folder(home: Path, user: SystemUser | None) -> Path:

@@ -329,7 +329,10 @@ def _ending(process: ManagedProcess) -> str:
 
 def base_environment() -> dict[str, str]:
     """Return our environment without any ``FX_`` or ``DAGSTER_`` variable, for a server that needs no settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("FX_", "DAGSTER_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FX_", "DAGSTER_"))}
+    # gRPC and HTTP clients would send even loopback calls through a proxy that the environment names.
+    around = ",".join(part for part in (kept.get("no_proxy") or kept.get("NO_PROXY"), "127.0.0.1,localhost") if part)
+    return {**kept, "no_proxy": around, "NO_PROXY": around}
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -339,5 +342,6 @@ def child_environment(settings: Settings) -> dict[str, str]:
         **settings.environment(),
         "PYTHONUNBUFFERED": "1",
         "DAGSTER_HOME": str(settings.dagster_home),
-        "DAGSTER_LOCAL_FOLDER": str(settings.dagster_home),
+        "DAGSTER_LOCAL_FOLDER": str(settings.dagster_home / "storage"),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
     }

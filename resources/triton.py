@@ -1,0 +1,245 @@
+"""Triton's gRPC: one call a micro-batch for the live session, and the few calls that load models.
+
+Every call has a deadline. What goes wrong is a :class:`~fx_dagster.models.service.ModelCallError` with its reason.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import tritonclient.grpc as grpc_client
+import tritonclient.grpc.aio as grpc_aio
+from tritonclient.utils import InferenceServerException
+
+from fx_dagster.errors import ReleaseError, ServerError
+from fx_dagster.models.protocol import INPUT_NAME, OUTPUT_NAME, Float32
+from fx_dagster.models.release import ReleaseManifest
+from fx_dagster.models.service import ModelAnswer, ModelCallError, UnavailableReason, validated
+
+CANARY_TOLERANCE = 1e-5
+CANARY_DEADLINE_S = 0.5
+ADMIN_TIMEOUT_S = 60.0
+SECRET_HEADER = "triton-grpc-protocol-fx-key"  # noqa: S105 - a header's name
+
+# A killed server comes back within seconds: do not let gRPC wait longer and longer before it tries again.
+CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+]
+
+_REASONS: Mapping[str, UnavailableReason] = {
+    "StatusCode.UNAVAILABLE": UnavailableReason.UNREACHABLE,
+    "StatusCode.DEADLINE_EXCEEDED": UnavailableReason.DEADLINE,
+    "StatusCode.CANCELLED": UnavailableReason.DEADLINE,
+}
+
+
+class TritonModelService:
+    """Answers of one release; implements :class:`fx_dagster.models.service.ModelService`.
+
+    Args:
+        url: ``host:port`` of the server's gRPC.
+        manifest: the release that is asked.
+    """
+
+    def __init__(self, url: str, manifest: ReleaseManifest) -> None:
+        self._manifest = manifest
+        self._outputs = [grpc_aio.InferRequestedOutput(f"{OUTPUT_NAME}_{name}") for name in manifest.models]
+        self._client = grpc_aio.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, in the order of an answer's columns."""
+        return self._manifest.models
+
+    @property
+    def release(self) -> int:
+        """Number of the release that answers."""
+        return self._manifest.version
+
+    @property
+    def feature_hash(self) -> str:
+        """Hash of the feature catalogue that the release was trained on."""
+        return self._manifest.feature_hash
+
+    async def predict(self, features: Float32, *, deadline_s: float) -> ModelAnswer:
+        """Return the models' p(up) for float32 ``[n, F]``: one call of the release's ensemble.
+
+        Raises:
+            ModelCallError: no usable answer within ``deadline_s``.
+        """
+        began = time.perf_counter()
+        result = await self._infer(features, deadline_s)
+        outputs = {name: result.as_numpy(f"{OUTPUT_NAME}_{name}") for name in self.models}
+        p_up, discarded = validated(outputs, self.models, len(features))
+        latency_ms = (time.perf_counter() - began) * 1e3
+        return ModelAnswer(self.models, p_up, self.release, latency_ms, discarded)
+
+    async def bare_call_ms(self, features: Float32, *, deadline_s: float) -> float:
+        """Return how long the call alone takes, in milliseconds: request built before, answer not looked at.
+
+        Raises:
+            ModelCallError: no answer within ``deadline_s``.
+        """
+        request = [_tensor(features)]
+        began = time.perf_counter()
+        await self._call(request, deadline_s)
+        return (time.perf_counter() - began) * 1e3
+
+    async def healthy(self) -> bool:
+        """Whether the canary's recorded answers come back, to 1e-5."""
+        canary = self._manifest.canary
+        try:
+            answer = await self.predict(canary.inputs(), deadline_s=CANARY_DEADLINE_S)
+        except ModelCallError:
+            return False
+        difference = np.abs(answer.p_up - canary.answers(self.models))
+        return bool((difference <= CANARY_TOLERANCE).all())
+
+    async def close(self) -> None:
+        """Release the connection."""
+        await self._client.close()
+
+    async def _infer(self, features: Float32, deadline_s: float) -> Any:
+        return await self._call([_tensor(features)], deadline_s)
+
+    async def _call(self, inputs: Sequence[Any], deadline_s: float) -> Any:
+        try:
+            # gRPC's own deadline runs in its thread; ours also ends a call that this loop itself delays.
+            async with asyncio.timeout(deadline_s):
+                return await self._client.infer(
+                    self._manifest.ensemble,
+                    inputs,
+                    model_version=str(self.release),
+                    outputs=self._outputs,
+                    client_timeout=deadline_s,
+                )
+        except TimeoutError as error:
+            raise ModelCallError(
+                UnavailableReason.DEADLINE, f"no answer within {deadline_s * 1e3:.0f} ms"
+            ) from error
+        except InferenceServerException as error:
+            raise _call_error(error) from error
+        except grpc.RpcError as error:
+            raise ModelCallError(UnavailableReason.UNREACHABLE, f"{self._manifest.ensemble}: {error}") from error
+
+
+def _tensor(features: Float32) -> Any:
+    tensor = grpc_aio.InferInput(INPUT_NAME, list(features.shape), "FP32")
+    return tensor.set_data_from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+
+
+def _call_error(error: InferenceServerException) -> ModelCallError:
+    reason = _REASONS.get(str(error.status()), UnavailableReason.REFUSED)
+    return ModelCallError(reason, str(error.message()), mend="fx status shows the server, its log says more")
+
+
+class TritonAdmin:
+    """Loads and unloads models; needs the server's secret.
+
+    Args:
+        url: ``host:port`` of the server's gRPC.
+        secret: what the embedded server was started with; empty for a server that asks for none.
+    """
+
+    def __init__(self, url: str, secret: str = "") -> None:
+        self._client = grpc_client.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._headers = {SECRET_HEADER: secret} if secret else None
+        self.url = url
+
+    def load(self, names: Sequence[str]) -> None:
+        """Load models, in that order; a model that is loaded already and unchanged stays as it is.
+
+        Raises:
+            ReleaseError: the server refuses one; the message carries its reason.
+            ServerError: the server does not answer.
+        """
+        for name in names:
+            try:
+                self._client.load_model(name, headers=self._headers, client_timeout=ADMIN_TIMEOUT_S)
+            except InferenceServerException as error:
+                if str(error.status()) in _REASONS:
+                    raise self._away(error) from error
+                raise ReleaseError(f"Triton refuses {name}: {error.message()}", mend="its log says more") from error
+
+    def unload(self, names: Sequence[str]) -> None:
+        """Unload models; one that is not loaded is no error.
+
+        Raises:
+            ServerError: the server does not answer or refuses.
+        """
+        for name in names:
+            try:
+                self._client.unload_model(name, headers=self._headers, client_timeout=ADMIN_TIMEOUT_S)
+            except InferenceServerException as error:
+                raise self._away(error) from error
+
+    def ready(self, name: str, version: int) -> bool:
+        """Whether that version answers requests.
+
+        Raises:
+            ServerError: the server does not answer.
+        """
+        try:
+            return bool(self._client.is_model_ready(name, str(version), client_timeout=5.0))
+        except InferenceServerException as error:
+            raise self._away(error) from error
+
+    def loaded(self) -> list[str]:
+        """Return the names of the models that are loaded.
+
+        Raises:
+            ServerError: the server does not answer.
+        """
+        try:
+            index = self._client.get_model_repository_index(headers=self._headers, client_timeout=5.0)
+        except InferenceServerException as error:
+            raise self._away(error) from error
+        return sorted({model.name for model in index.models if model.state == "READY"})
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._client.close()
+
+    def _away(self, error: InferenceServerException) -> ServerError:
+        return ServerError(f"Triton at {self.url}: {error.message()}", mend="fx status shows the servers")
+
+
+def serve_release(url: str, secret: str, manifest: ReleaseManifest) -> float:
+    """Load a release and prove that it answers as recorded; return the largest difference.
+
+    The caller has verified the files: :meth:`resources.model_repository.ModelRepository.verify`.
+
+    Raises:
+        ReleaseError: a model does not load, or answers otherwise than it did when the release was made.
+        ServerError: the server does not answer.
+    """
+    admin = TritonAdmin(url, secret)
+    try:
+        admin.load(manifest.served_names)
+    finally:
+        admin.close()
+    difference = asyncio.run(_canary_difference(url, manifest))
+    if not difference <= CANARY_TOLERANCE:
+        raise ReleaseError(
+            f"release {manifest.version} answers otherwise than recorded: by {difference:.2e}, "
+            f"allowed is {CANARY_TOLERANCE:.0e}",
+            mend="the earlier release goes on serving; train and release again",
+        )
+    return difference
+
+
+async def _canary_difference(url: str, manifest: ReleaseManifest) -> float:
+    service = TritonModelService(url, manifest)
+    try:
+        answer = await service.predict(manifest.canary.inputs(), deadline_s=5.0)
+    except ModelCallError as error:
+        raise ReleaseError(f"release {manifest.version} does not answer: {error}", mend="Triton's log says more") from error
+    finally:
+        await service.close()
+    return float(np.nan_to_num(np.abs(answer.p_up - manifest.canary.answers(manifest.models)), nan=np.inf).max())

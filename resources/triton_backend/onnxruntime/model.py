@@ -1,0 +1,159 @@
+"""Backend ``onnxruntime`` for a Triton that has only the python backend: runs ``model.onnx`` on the CPU.
+
+NVIDIA's container brings a native backend of this name; the same ``config.pbtxt`` works with both. This file runs in
+Triton's python stub, one process a model instance, and knows nothing of the project around it. Its parameters are the
+native backend's ``intra_op_thread_count`` and ``inter_op_thread_count`` (default 1 each), and ``sha256``: where given,
+a file with another digest is not loaded.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+MODEL_FILE = "model.onnx"
+
+
+class TritonPythonModel:
+    """One loaded version of one model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the version's ONNX file.
+
+        Raises:
+            TritonModelException: the file is missing or altered, or its tensors are not the configuration's.
+        """
+        config = json.loads(args["model_config"])
+        path = Path(args["model_repository"]) / args["model_version"] / MODEL_FILE
+        content = _read(path, _parameter(config, "sha256", ""))
+        self._session = _open(path, content, config)
+        self._inputs = [(entry["name"], _dtype(entry), _dims(entry)) for entry in config["input"]]
+        self._outputs = [(entry["name"], _dtype(entry)) for entry in config["output"]]
+        self._batches = int(config.get("max_batch_size", 0)) > 0
+        _require_same_tensors(path, self._session, self._inputs, [name for name, _ in self._outputs])
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request; one whose tensors are wrong gets an error of its own and spoils no other's."""
+        responses: list[Any] = [None] * len(requests)
+        feeds: dict[int, dict[str, np.ndarray]] = {}
+        for position, request in enumerate(requests):
+            try:
+                feeds[position] = self._feed(request)
+            except ValueError as error:
+                responses[position] = _failed(str(error))
+        for group in self._groups(feeds):
+            self._run(group, feeds, responses)
+        return responses
+
+    def finalize(self) -> None:
+        """Release the session."""
+        del self._session
+
+    def _feed(self, request: Any) -> dict[str, np.ndarray]:
+        """Return the request's tensors.
+
+        Raises:
+            ValueError: one is missing, or has another type or shape than the configuration says.
+        """
+        feed = {}
+        for name, dtype, dims in self._inputs:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None:
+                raise ValueError(f"input {name!r} is missing")
+            values = tensor.as_numpy()
+            shape = values.shape[1:] if self._batches else values.shape
+            fits = len(shape) == len(dims) and all(want in (-1, have) for have, want in zip(shape, dims, strict=True))
+            if values.dtype != dtype or not fits:
+                raise ValueError(f"input {name!r} is {values.dtype}{list(values.shape)}, expected {dtype}{dims} a row")
+            feed[name] = values
+        return feed
+
+    def _groups(self, feeds: dict[int, dict[str, np.ndarray]]) -> list[list[int]]:
+        """Return which requests run together: those whose rows have the same shape, where there is a batch axis."""
+        if not self._batches:
+            return [[position] for position in feeds]
+        groups: dict[tuple, list[int]] = {}
+        for position, feed in feeds.items():
+            groups.setdefault(tuple(values.shape[1:] for values in feed.values()), []).append(position)
+        return list(groups.values())
+
+    def _run(self, group: list[int], feeds: dict[int, dict[str, np.ndarray]], responses: list[Any]) -> None:
+        names = [name for name, _ in self._outputs]
+        try:
+            if len(group) == 1:
+                answers = self._session.run(names, feeds[group[0]])
+                parts = [answers]
+            else:
+                joined = {name: np.concatenate([feeds[at][name] for at in group]) for name, *_ in self._inputs}
+                answers = self._session.run(names, joined)
+                edges = np.cumsum([len(next(iter(feeds[at].values()))) for at in group])[:-1]
+                parts = list(zip(*(np.split(answer, edges) for answer in answers), strict=True))
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds; each belongs to these requests
+            for at in group:
+                responses[at] = _failed(f"ONNX Runtime: {error}")
+            return
+        for at, values in zip(group, parts, strict=True):
+            responses[at] = self._answer(values)
+
+    def _answer(self, values: Any) -> Any:
+        tensors = [
+            pb_utils.Tensor(name, np.ascontiguousarray(value, dtype=dtype))
+            for (name, dtype), value in zip(self._outputs, values, strict=True)
+        ]
+        return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _failed(message: str) -> Any:
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message))
+
+
+def _read(path: Path, expected_sha256: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise pb_utils.TritonModelException(f"{path}: {error.strerror}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if expected_sha256 and found != expected_sha256:
+        raise pb_utils.TritonModelException(f"{path}: SHA-256 is {found}, the configuration says {expected_sha256}")
+    return content
+
+
+def _open(path: Path, content: bytes, config: dict[str, Any]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", "1"))
+    options.inter_op_num_threads = int(_parameter(config, "inter_op_thread_count", "1"))
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise pb_utils.TritonModelException(f"{path}: ONNX Runtime cannot open it: {error}") from error
+
+
+def _require_same_tensors(path: Path, session: Any, inputs: list[Any], outputs: list[str]) -> None:
+    graph_inputs = {node.name: node for node in session.get_inputs()}
+    wanted = {name for name, *_ in inputs}
+    if set(graph_inputs) != wanted:
+        raise pb_utils.TritonModelException(f"{path}: inputs are {sorted(graph_inputs)}, configured {sorted(wanted)}")
+    missing = sorted(set(outputs) - {node.name for node in session.get_outputs()})
+    if missing:
+        raise pb_utils.TritonModelException(f"{path}: has no output {', '.join(missing)}")
+    for name, _, dims in inputs:
+        last = graph_inputs[name].shape[-1]
+        if dims and isinstance(last, int) and dims[-1] not in (-1, last):
+            raise pb_utils.TritonModelException(f"{path}: input {name!r} has {last} columns, configured {dims[-1]}")
+
+
+def _parameter(config: dict[str, Any], name: str, default: str) -> str:
+    value: str = config.get("parameters", {}).get(name, {}).get("string_value", default)
+    return value
+
+
+def _dtype(entry: dict[str, Any]) -> np.dtype:
+    return np.dtype(pb_utils.triton_string_to_numpy(entry["data_type"]))
+
+
+def _dims(entry: dict[str, Any]) -> list[int]:
+    return [int(dim) for dim in entry["dims"]]
