@@ -87,7 +87,7 @@ def features(
     for symbol, months in months_by_symbol(context.partition_keys).items():
         start, end = window(months)
         history = read_bars(store, symbol, shape.catalogue.timeframes, start=start, end=end, history_bars=warmup)
-        peers = _peers(store, shape, symbol, start, end, warmup)
+        peers = read_peers(store, shape, symbol, start, end, warmup)
         frame = compute_features(history, shape.catalogue, instrument=instrument(symbol), peers=peers)
         closing = last_moment(closes_at(frame, shape.base))
         rows = write_months(
@@ -107,9 +107,14 @@ def features(
     )
 
 
-def _peers(
+def read_peers(
     lake: Lake, shape: RunShape, symbol: str, start: int, end: int, warmup_bars: int
 ) -> dict[str, pd.DataFrame] | None:
+    """Return the other symbols' base bars; None where the catalogue compares none.
+
+    Raises:
+        DataError: one has no bars in this window.
+    """
     if not shape.catalogue.cross_symbol:
         return None
     peers = {}

@@ -35,6 +35,11 @@ def write_months(
     return rows
 
 
+def query_table(lake: Lake, table: str, sql: str, **parameters: str) -> pd.DataFrame:
+    """Run SQL on a table; without any file of it yet, return an empty frame."""
+    return lake.query(sql, parameters) if lake.keys(table) else pd.DataFrame()
+
+
 def closes_at(frame: pd.DataFrame, timeframe: Timeframe) -> NDArray[np.int64]:
     """Return when the bars of ``frame`` close: a bar, and all that is computed from it, belongs to that month."""
     return bar_close(frame["time"].to_numpy(np.int64), timeframe)

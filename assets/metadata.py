@@ -6,6 +6,8 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from fx_dagster.models.evaluate import Metrics
+
 TABLE_ROWS_MAX = 400
 
 
@@ -45,6 +47,20 @@ def price_picture(bars: pd.DataFrame, title: str) -> dg.MetadataValue:
         return dg.MetadataValue.text("no bars")
     time = pd.to_datetime(bars["time"], utc=True)
     return dg.MetadataValue.md(png_markdown(line_png(time, {"close": bars["close"]}, title=title)))
+
+
+def calibration_picture(metrics: Metrics, title: str) -> dg.MetadataValue:
+    """Draw what was said beside what happened."""
+    from fx_dagster.report.plots import calibration_png, png_markdown
+
+    return dg.MetadataValue.md(png_markdown(calibration_png({title: metrics.calibration}, title="Said and happened")))
+
+
+def importance_picture(importance: Mapping[str, float], title: str) -> dg.MetadataValue:
+    """Draw the most important features."""
+    from fx_dagster.report.plots import bar_png, png_markdown
+
+    return dg.MetadataValue.md(png_markdown(bar_png(importance, title=f"{title}: share of gain", unit="share")))
 
 
 def _utc(time_ns: int) -> str:

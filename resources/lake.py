@@ -1,14 +1,20 @@
 """The lake: tables as immutable Parquet files under any fsspec URL, queried with DuckDB.
 
-``<url>/<table>/symbol=EURUSD/timeframe=H1/month=2017-01/data.parquet``. A file is written aside and renamed, so that a
-reader sees the old one or the new one, never half of either, and any number of processes may write different files.
+``<url>/<table>/symbol=EURUSD/timeframe=H1/month=2017-01/data.parquet``. A file appears as a whole: it is written aside
+and renamed or, on an object store, put in one request. A reader sees the old one or the new one, never half of either,
+and any number of processes may write different files at once; of two that write the same file, the last one wins.
+
+The lake holds what can be computed again, so that files are not forced to the disk one by one: after a power cut a
+file may be damaged, which page checksums show, and is materialised again.
 """
 
-import os
+import io
 import re
+import time as clock
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import duckdb
 import fsspec
@@ -19,16 +25,28 @@ import pyarrow.parquet as pq
 
 from fx_dagster.errors import LakeError
 from fx_dagster.market.schemas import BAR_TYPES, LABEL_TYPES, TICK_TYPES, empty_frame
-from fx_dagster.market.timeframes import DAY_NS, from_server
+from fx_dagster.market.timeframes import DAY_NS, trading_month_window
 
 KEYS = ("symbol", "timeframe", "month")
 """Partition keys, in the order of the folders."""
 
 FILE = "data.parquet"
-_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
-_VALUE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._#-]{0,28}$")
+ASIDE = ".aside"
+ASIDE_HOURS_MAX = 24.0
+"""Older files aside belong to a writer that was killed."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_VALUES = {
+    "symbol": re.compile(r"(?!.*\.\.)[A-Za-z0-9#_][A-Za-z0-9._#+-]{0,28}"),
+    "timeframe": re.compile(r"[A-Z]{1,2}[0-9]{1,2}"),
+    "month": re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])"),
+}
+_METADATA_PREFIX = "fx."
 _MONTH_MARGIN_NS = 40 * DAY_NS
 """A row belongs to the month in which it became known: up to a month, and a weekend, after its ``time``."""
+
+_OBJECT_STORES = frozenset({"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "r2"})
+"""Protocols under which an object appears when its upload is complete, and a rename is a copy."""
 
 _KNOWN_TYPES: Mapping[str, Mapping[str, str]] = {
     "ticks": TICK_TYPES,
@@ -48,10 +66,11 @@ class Lake:
     def __init__(self, url: str) -> None:
         self._fs, root = fsspec.core.url_to_fs(url)
         self._root = str(root).rstrip("/")
+        self._protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
+        self._local = self._protocol in {"file", "local"}
+        self._swept = False
 
-    def write(
-        self, table: str, frame: pd.DataFrame, *, metadata: Mapping[str, str] | None = None, **keys: str
-    ) -> str:
+    def write(self, table: str, frame: pd.DataFrame, *, metadata: Mapping[str, str] | None = None, **keys: str) -> str:
         """Write one file of a table, replacing it as a whole, and return its path.
 
         Args:
@@ -64,31 +83,51 @@ class Lake:
             LakeError: a name is impossible, or the file cannot be written; nothing half-written is left.
         """
         path = self._path(table, keys)
-        content = pa.Table.from_pandas(frame, preserve_index=False)
-        kept = {**(content.schema.metadata or {}), **{f"fx.{k}": v for k, v in (metadata or {}).items()}}
-        aside = f"{path.rsplit('/', 1)[0]}/.{uuid.uuid4().hex}.tmp"
         try:
-            self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            with self._fs.open(aside, "wb") as file:
-                pq.write_table(content.replace_schema_metadata(kept), file, compression="zstd")
-            self._replace(aside, path)
+            self._put(path, _encode(frame, metadata or {}))
         except (OSError, pa.ArrowException) as error:
-            self._discard(aside)
             reason = getattr(error, "strerror", None) or str(error)
             raise LakeError(
                 f"{path}: cannot be written ({reason})", mend="free disk space or check the folder's permissions"
             ) from error
         return path
 
+    def _put(self, path: str, content: bytes) -> None:
+        if self._protocol in _OBJECT_STORES:
+            self._fs.pipe_file(path, content)
+            return
+        self._sweep()
+        aside = f"{self._root}/{ASIDE}/{uuid.uuid4().hex}"
+        self._fs.makedirs(f"{self._root}/{ASIDE}", exist_ok=True)
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        try:
+            self._fs.pipe_file(aside, content)
+            self._replace(aside, path)
+        except BaseException:
+            # Also when the run is cancelled: what is aside would only take space.
+            if self._fs.exists(aside):
+                self._fs.rm(aside)
+            raise
+
     def _replace(self, aside: str, path: str) -> None:
-        if _is_local(self._fs):
-            os.replace(aside, path)  # noqa: PTH105 - both are text paths of one file system
+        if self._local:
+            Path(aside).replace(path)
         else:
             self._fs.mv(aside, path)
 
-    def _discard(self, aside: str) -> None:
-        if self._fs.exists(aside):
-            self._fs.rm(aside)
+    def _sweep(self) -> None:
+        """Once a lake object: remove what killed writers left aside."""
+        if self._swept or not self._local:
+            return
+        self._swept = True
+        oldest = clock.time() - ASIDE_HOURS_MAX * 3600
+        for left in Path(self._root, ASIDE).glob("*"):
+            try:
+                if left.stat().st_mtime < oldest:
+                    left.unlink()
+            except FileNotFoundError:
+                # Another process swept it, or its writer was only slow.
+                continue
 
     def read(
         self,
@@ -102,40 +141,41 @@ class Lake:
     ) -> pd.DataFrame:
         """Read the rows of a table with ``start <= time < end`` (ns UTC), sorted by time.
 
-        A table or symbol without files gives an empty frame; of the known tables, with its columns.
+        A table or symbol without files gives an empty frame; of the known tables, with its columns. A key may be asked
+        for in ``columns``; without ``columns``, the symbol is added as the last one where it is a key left open.
 
         Raises:
-            LakeError: a file is corrupt; the message names it.
+            LakeError: a file is corrupt, or has no such column; the message names it.
         """
         wanted = {"symbol": symbol, "timeframe": timeframe}
-        paths = [path for path, keys in self._files(table) if _matches(keys, wanted) and _may_hold(keys, start, end)]
-        parts = [frame for path in paths if len(frame := self._read_file(path, columns))]
-        if not parts:
-            return self._empty(table, paths, columns)
-        whole = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
-        if "time" not in whole:
-            return whole
-        time = whole["time"].to_numpy()
-        inside = np.ones(len(time), dtype=bool)
-        if start is not None:
-            inside &= time >= start
-        if end is not None:
-            inside &= time < end
-        chosen = whole if inside.all() else whole[inside]
-        return chosen.sort_values("time", kind="stable", ignore_index=True)
+        parts = []
+        for path, keys in self._files(table, wanted):
+            if _may_hold(keys, start, end):
+                part = self._read_file(path, columns, keys)
+                if columns is None and symbol is None and "symbol" in keys and "symbol" not in part:
+                    part = part.assign(symbol=keys["symbol"])
+                parts.append(_between(part, start, end, path))
+        whole = _together(parts) if parts else _empty(table, columns)
+        if "time" in whole and not whole["time"].is_monotonic_increasing:
+            whole = whole.sort_values("time", kind="stable", ignore_index=True)
+        return whole if columns is None else whole[list(columns)]
 
-    def _read_file(self, path: str, columns: Sequence[str] | None) -> pd.DataFrame:
+    def _read_file(self, path: str, columns: Sequence[str] | None, keys: Mapping[str, str]) -> pd.DataFrame:
+        """Return the columns asked for, the keys among them, and the time to choose and sort by."""
         try:
             with self._fs.open(path, "rb") as file:
-                return pq.read_table(file, columns=list(columns) if columns else None).to_pandas()
-        except (OSError, pa.ArrowException, ValueError, EOFError) as error:
-            raise _corrupt(path, error) from error
-
-    def _empty(self, table: str, paths: Sequence[str], columns: Sequence[str] | None) -> pd.DataFrame:
-        if paths:
-            return self._read_file(paths[-1], columns)
-        types = _KNOWN_TYPES.get(table, {"time": "int64"})
-        return empty_frame({name: types.get(name, "float64") for name in (columns or types)})
+                content = pq.ParquetFile(file, page_checksum_verification=True)
+                names = content.schema_arrow.names
+                wanted = names if columns is None else [name for name in names if name == "time" or name in columns]
+                frame = content.read(columns=wanted).to_pandas()
+        except (OSError, pa.ArrowException, EOFError) as error:
+            _refuse(path, table="it", error=error)
+        for name in columns or ():
+            if name not in frame:
+                if name not in keys:
+                    raise LakeError(f"{path}: no column {name}", mend=f"columns are {', '.join(names)}")
+                frame[name] = keys[name]
+        return frame
 
     def metadata(self, table: str, **keys: str) -> dict[str, str]:
         """Return the texts kept in one file.
@@ -143,16 +183,9 @@ class Lake:
         Raises:
             LakeError: the file is missing or corrupt.
         """
-        path = self._path(table, keys)
-        try:
-            with self._fs.open(path, "rb") as file:
-                found = pq.read_metadata(file).metadata or {}
-        except FileNotFoundError as error:
-            raise LakeError(f"{path}: no such file", mend=f"materialise {table} for it first") from error
-        except (OSError, pa.ArrowException) as error:
-            raise _corrupt(path, error) from error
-        texts = {name.decode(): text.decode() for name, text in found.items() if name.startswith(b"fx.")}
-        return {name.removeprefix("fx."): text for name, text in texts.items()}
+        found = self._footer(table, keys).metadata or {}
+        texts = {name.decode(): text.decode() for name, text in found.items()}
+        return {k.removeprefix(_METADATA_PREFIX): v for k, v in texts.items() if k.startswith(_METADATA_PREFIX)}
 
     def rows(self, table: str, **keys: str) -> int:
         """Return the number of rows of one file, without reading them.
@@ -160,71 +193,104 @@ class Lake:
         Raises:
             LakeError: the file is missing or corrupt.
         """
+        return int(self._footer(table, keys).num_rows)
+
+    def _footer(self, table: str, keys: Mapping[str, str]) -> Any:
         path = self._path(table, keys)
         try:
             with self._fs.open(path, "rb") as file:
-                return int(pq.read_metadata(file).num_rows)
-        except FileNotFoundError as error:
-            raise LakeError(f"{path}: no such file", mend=f"materialise {table} for it first") from error
-        except (OSError, pa.ArrowException) as error:
-            raise _corrupt(path, error) from error
+                return pq.read_metadata(file)
+        except (OSError, pa.ArrowException, EOFError) as error:
+            _refuse(path, table=table, error=error)
 
     def keys(self, table: str) -> list[dict[str, str]]:
         """Return the keys of every file of a table, sorted."""
         return [keys for _, keys in self._files(table)]
 
-    def delete(self, table: str, **keys: str) -> None:
-        """Delete the files whose keys match; no files is no error."""
-        _check(table, keys)
-        for path, found in self._files(table):
-            if _matches(found, keys):
+    def delete(self, table: str, **keys: str) -> int:
+        """Delete the files whose keys match and return how many; without keys, the whole table.
+
+        Raises:
+            LakeError: a file cannot be deleted.
+        """
+        files = self._files(table, keys)
+        for path, _ in files:
+            try:
                 self._fs.rm(path)
+            except FileNotFoundError:
+                # Another process deleted it first: it is gone, as was asked.
+                continue
+            except OSError as error:
+                raise LakeError(
+                    f"{path}: cannot be deleted ({error})", mend="check the folder's permissions"
+                ) from error
+        return len(files)
 
     def tables(self) -> list[str]:
-        """Return the names of the tables that have files."""
-        if not self._fs.exists(self._root):
+        """Return the names of the tables that have files, sorted."""
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self._root or "/"):
             return []
-        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self._root, detail=False))
-        return sorted(name for name in names if _NAME.match(name) and self._files(name))
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self._root or "/", detail=False))
+        return sorted(name for name in names if _NAME.fullmatch(name) and self._files(name))
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Run SQL with every table as a view; the keys are columns of it.
+        """Run one SELECT in which every table is a view; a table's keys are text columns of it.
+
+        The query reads the lake and nothing else: no other file, no network, no extension.
 
         Args:
             sql: DuckDB's SQL; values from outside go into ``$name`` parameters, never into the text.
             parameters: values of the parameters.
 
         Raises:
-            LakeError: the SQL is wrong or a file is corrupt.
+            LakeError: the SQL is wrong or is no SELECT, or a file is corrupt.
         """
-        with duckdb.connect() as connection:
-            if not _is_local(self._fs):
-                connection.register_filesystem(self._fs)
-            try:
-                for table in self.tables():
-                    connection.execute(self._view(table))
+        words = set(re.findall(r"\w+", sql))
+        tables = [table for table in self.tables() if table in words]
+        try:
+            with duckdb.connect() as connection:
+                kinds = [statement.type for statement in connection.extract_statements(sql)]
+                if kinds != [duckdb.StatementType.SELECT]:
+                    raise LakeError("a query is one SELECT", mend="change the lake with write and delete")
+                self._prepare(connection, tables)
                 return connection.execute(sql, dict(parameters or {})).df()
-            except duckdb.Error as error:
-                raise LakeError(
-                    f"query on the lake {self._root}: {error}", mend="check the SQL, and the file where one is named"
-                ) from error
+        except duckdb.Error as error:
+            raise LakeError(
+                f"query on the lake {self._root}: {error}", mend="check the SQL, and the file where one is named"
+            ) from error
 
-    def _view(self, table: str) -> str:
-        prefix = "" if _is_local(self._fs) else f"{_protocol(self._fs)}://"
-        paths = ", ".join("'" + (prefix + path).replace("'", "''") + "'" for path, _ in self._files(table))
-        return (
-            f'CREATE VIEW "{table}" AS SELECT * FROM read_parquet([{paths}], '  # noqa: S608 - names are allow-listed
-            "hive_partitioning = true, union_by_name = true, hive_types_autocast = false)"
-        )
+    def _prepare(self, connection: Any, tables: Sequence[str]) -> None:
+        if not self._local:
+            connection.register_filesystem(self._fs)
+        connection.execute("SET TimeZone = 'UTC'")
+        for table in tables:
+            paths = ", ".join(_literal(self._duckdb_name(path)) for path, _ in self._files(table))
+            connection.execute(
+                f'CREATE VIEW "{table}" AS SELECT * FROM read_parquet([{paths}], '  # noqa: S608 - allow-listed names
+                "hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
+            )
+        connection.execute(f"SET allowed_directories = [{_literal(self._duckdb_name(self._root) + '/')}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
 
-    def _files(self, table: str) -> list[tuple[str, dict[str, str]]]:
-        _check(table, {})
-        folder = f"{self._root}/{table}"
+    def _duckdb_name(self, path: str) -> str:
+        # DuckDB takes a file's name for a pattern: the root may hold characters that mean something in one.
+        name = re.sub(r"([*?\[])", r"[\1]", path)
+        return name if self._local else f"{self._protocol}://{name}"
+
+    def _files(self, table: str, wanted: Mapping[str, str | None] | None = None) -> list[tuple[str, dict[str, str]]]:
+        given = {name: value for name, value in (wanted or {}).items() if value is not None}
+        _check(table, given)
+        root = f"{self._root}/{table}"
         self._fs.invalidate_cache()
-        if not self._fs.exists(folder):
+        if not self._fs.exists(root):
             return []
-        paths = sorted(str(path) for path in self._fs.find(folder) if str(path).endswith(f"/{FILE}"))
-        return [(path, _keys_of(path)) for path in paths]
+        # Folders nest in the order of KEYS: a known symbol saves listing all others.
+        folder = f"{root}/symbol={given['symbol']}" if "symbol" in given else root
+        found = sorted(str(path) for path in self._fs.find(folder if self._fs.exists(folder) else root))
+        files = [(path, _keys_of(path[len(root) :])) for path in found if path.endswith(f"/{FILE}")]
+        return [(path, keys) for path, keys in files if all(keys.get(name) == value for name, value in given.items())]
 
     def _path(self, table: str, keys: Mapping[str, str]) -> str:
         _check(table, keys)
@@ -232,14 +298,29 @@ class Lake:
         return "/".join([self._root, table, *folders, FILE])
 
 
+def _encode(frame: pd.DataFrame, metadata: Mapping[str, str]) -> bytes:
+    content = pa.Table.from_pandas(frame, preserve_index=False)
+    ours = {f"{_METADATA_PREFIX}{name}".encode(): text.encode() for name, text in metadata.items()}
+    buffer = io.BytesIO()
+    pq.write_table(
+        content.replace_schema_metadata({**(content.schema.metadata or {}), **ours}),
+        buffer,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
 def _check(table: str, keys: Mapping[str, str]) -> None:
-    if not _NAME.match(table):
-        raise LakeError(f"impossible table name {table!r}", mend="letters, digits and _, a letter first")
+    if not _NAME.fullmatch(table):
+        raise LakeError(f"impossible table name {table[:80]!r}", mend="letters, digits and _, a letter first")
     for name, value in keys.items():
-        if name not in KEYS or not _VALUE.match(value) or ".." in value:
+        if name not in KEYS:
+            raise LakeError(f"table {table}: no key {name[:80]!r}", mend=f"keys are {', '.join(KEYS)}")
+        if not isinstance(value, str) or not _VALUES[name].fullmatch(value):
             raise LakeError(
-                f"impossible key {name}={value!r} of table {table}",
-                mend=f"keys are {', '.join(KEYS)}; values are letters, digits and . _ # -, at most 29",
+                f"table {table}: impossible {name} {str(value)[:80]!r}",
+                mend="a symbol has letters, digits and . _ # + -, at most 29; a timeframe reads H1, a month 2017-01",
             )
 
 
@@ -248,27 +329,50 @@ def _keys_of(path: str) -> dict[str, str]:
     return {name: value for name, equals, value in parts if equals and name in KEYS}
 
 
-
-def _matches(keys: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
-    return all(value is None or keys.get(name) == value for name, value in wanted.items())
-
-
 def _may_hold(keys: Mapping[str, str], start: int | None, end: int | None) -> bool:
     """Whether a file's month can hold rows of the range; a file without a month can."""
     if "month" not in keys:
         return True
-    first = np.datetime64(keys["month"], "M")
-    edges = from_server(np.array([first, first + 1]).astype("datetime64[ns]").astype(np.int64))
-    return (start is None or int(edges[1]) > start) and (end is None or int(edges[0]) - _MONTH_MARGIN_NS < end)
+    first, last = trading_month_window(keys["month"])
+    return (start is None or last > start) and (end is None or first - _MONTH_MARGIN_NS < end)
 
 
-def _corrupt(path: str, error: Exception) -> LakeError:
-    return LakeError(f"{path}: not a readable Parquet file ({error})", mend="delete it and materialise it again")
+def _empty(table: str, columns: Sequence[str] | None) -> pd.DataFrame:
+    types = {**dict.fromkeys(KEYS, "str"), **_KNOWN_TYPES.get(table, {"time": "int64"})}
+    names = _KNOWN_TYPES.get(table, {"time": "int64"}) if columns is None else columns
+    return empty_frame({name: types.get(name, "float64") for name in names})
 
 
-def _protocol(fs: Any) -> str:
-    return fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+def _between(frame: pd.DataFrame, start: int | None, end: int | None, path: str) -> pd.DataFrame:
+    if start is None and end is None:
+        return frame
+    if "time" not in frame:
+        raise LakeError(f"{path}: no column time to choose rows by", mend="read it without start and end")
+    time = frame["time"].to_numpy()
+    inside = np.ones(len(time), dtype=np.bool_)
+    if start is not None:
+        inside &= time >= start
+    if end is not None:
+        inside &= time < end
+    return frame if inside.all() else frame[inside].reset_index(drop=True)
 
 
-def _is_local(fs: Any) -> bool:
-    return _protocol(fs) in ("file", "local")
+def _together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    # Files without rows have columns without a type, which would change the type of the others.
+    filled = [part for part in parts if len(part)]
+    if len(filled) <= 1:
+        return filled[0] if filled else parts[-1]
+    return pd.concat(filled, ignore_index=True)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _refuse(path: str, *, table: str, error: Exception) -> NoReturn:
+    if isinstance(error, FileNotFoundError):
+        raise LakeError(f"{path}: no such file", mend=f"materialise {table} for it first") from error
+    raise LakeError(
+        f"{path}: not a readable Parquet file ({str(error).splitlines()[0][:200]})",
+        mend="delete it and materialise it again",
+    ) from error

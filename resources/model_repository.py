@@ -12,6 +12,7 @@ Folders are written aside and renamed. ``resources/releases.py`` knows which rel
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from fx_dagster.models.release import SIMPLE, Canary, ReleaseManifest
 TEMPLATES = Path(__file__).parents[1] / "triton_models"
 MODEL_FILE = "model.onnx"
 CANARY_ROWS = 4
+SERVED_FILE = "releases/served"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}-r[1-9][0-9]{0,8}")
 
 
 class ModelRepository:
@@ -83,7 +86,8 @@ class ModelRepository:
         except OSError as error:
             self.discard(version)
             raise ReleaseError(
-                f"release {version} cannot be written: {error}", mend="free disk space or check the folder's permissions"
+                f"release {version} cannot be written: {error}",
+                mend="free disk space or check the folder's permissions",
             ) from error
         return manifest
 
@@ -186,6 +190,24 @@ class ModelRepository:
 
     def _manifest_path(self, version: int) -> Path:
         return self.root / "releases" / f"{version}.json"
+
+
+def note_served(root: Path, names: Sequence[str]) -> None:
+    """Keep the names of the models that a server loads by itself when it starts again."""
+    path = root / SERVED_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text("\n".join(names), encoding="utf-8")
+    aside.replace(path)
+
+
+def served_names(root: Path) -> list[str]:
+    """Return the names that :func:`note_served` kept and whose folders are still there."""
+    try:
+        names = (root / SERVED_FILE).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _NAME.fullmatch(name) and (root / name / "config.pbtxt").exists()]
 
 
 def render_config(template: Path, version: int, features: int, parameters: Mapping[str, str]) -> bytes:

@@ -65,9 +65,9 @@ class StepInputs(NamedTuple):
     confidence: Float64
     """Calibrated probability that the combined signal is right; NaN: taken from the combined score."""
     agreement: Float64
-    """What the other symbols say for this one, in [-1, 1] (+ up): :func:`inputs.cross_symbol_agreement`; NaN: alone."""
+    """What the other symbols say for this one, in [-1, 1] (+ up): :func:`inputs.cross_symbol`; NaN: alone."""
     correlation_shift: Float64
-    """Mean absolute change of correlation with the others: :func:`inputs.correlation_shift`; NaN: alone."""
+    """Mean absolute change of correlation with the others: :func:`inputs.cross_symbol`; NaN: alone."""
     conversion: Float64
     """Account currency per unit of the symbol's profit currency."""
     regime: Int8

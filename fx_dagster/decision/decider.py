@@ -40,7 +40,7 @@ def instrument_table(instruments: Sequence[Instrument], leverage: float) -> Inst
         return np.array(values, dtype=dtype)
 
     steps = [
-        (-floor_steps(-0.0, *grid) if item.lot_min <= 0 else _ceil_steps(item.lot_min, grid), floor_steps(item.lot_max, *grid))
+        (_ceil_steps(item.lot_min, grid), floor_steps(item.lot_max, *grid))
         for item, grid in zip(instruments, grids, strict=True)
     ]
     return InstrumentTable(
@@ -49,7 +49,7 @@ def instrument_table(instruments: Sequence[Instrument], leverage: float) -> Inst
         margin_rate=column([max(item.margin_rate, 1.0 / leverage) for item in instruments], np.float64),
         lot_numerator=column([grid[0] for grid in grids], np.int64),
         lot_denominator=column([grid[1] for grid in grids], np.int64),
-        lot_min_steps=column([max(least, 1) for least, _ in steps], np.int64),
+        lot_min_steps=column([least for least, _ in steps], np.int64),
         lot_max_steps=column([most for _, most in steps], np.int64),
         stops_level_points=column([0.0] * len(instruments), np.float64),
     )

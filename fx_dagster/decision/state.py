@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fx_dagster.decision.arrays import DecisionState, Level
+from fx_dagster.decision.arrays import DecisionState
+from fx_dagster.decision.codes import Level
 from fx_dagster.errors import DataError
 
 FORMAT = "fx-decision-state-1"

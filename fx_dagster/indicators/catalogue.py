@@ -130,7 +130,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator(
         "support_resistance",
         ("support", "resistance"),
-        levels.LEVEL_WINDOW - 1,
+        levels.LEVEL_WINDOW,
         levels.support_resistance_vote,
         levels.support_resistance,
         MappingProxyType(

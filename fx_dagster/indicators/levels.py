@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import talib
 
-from fx_dagster.indicators.arrays import BarArrays, Columns, Float64, Int64, floored_atr
+from fx_dagster.indicators.arrays import BarArrays, Columns, Float64, Int64, floored_atr, lagged
 
 SWING_BARS: Final = 3
 LEVEL_WINDOW: Final = 100
@@ -32,14 +32,21 @@ def support_resistance(bars: BarArrays, _done: Columns) -> dict[str, Float64]:
     """Nearest level at or below the close (``support``) and at or above it (``resistance``), as prices.
 
     Levels are the last 8 swing highs and the last 8 swing lows (a fractal with 3 bars on each side, Williams 1995) that
-    are confirmed, so known only 3 bars after they happened, and not older than 100 bars; a broken resistance serves as
-    support and the reverse. The Donchian extremes of 100 bars are levels too, so there is always one on each side.
-    First value at row 99.
+    are confirmed, so known only 3 bars after they happened, and not older than 100 bars; and the Donchian extremes of
+    the previous 100 bars. Each serves on either side: a broken resistance supports, and the reverse. The lowest low of
+    the last 100 bars, this one included, is a support too, and the highest high a resistance, so that there always is
+    one. First value at row 100.
     """
+    close = bars.close
     lowest, highest = talib.MIN(bars.low, LEVEL_WINDOW), talib.MAX(bars.high, LEVEL_WINDOW)
     support, resistance = lowest.copy(), highest.copy()
+    for level in (lagged(lowest, 1), lagged(highest, 1)):
+        # Comparisons with NaN are false: the first row without previous extremes is set to NaN below.
+        support = np.where(level <= close, np.maximum(support, level), support)
+        resistance = np.where(level >= close, np.minimum(resistance, level), resistance)
     for values, swings in ((bars.high, swing_points(bars.high)), (bars.low, swing_points(-bars.low))):
-        _tighten(support, resistance, bars.close, values, swings)
+        _tighten(support, resistance, close, values, swings)
+    support[:LEVEL_WINDOW] = resistance[:LEVEL_WINDOW] = np.nan
     return {"support": support, "resistance": resistance}
 
 

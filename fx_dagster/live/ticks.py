@@ -53,8 +53,16 @@ class TickBatch:
 
     def take(self, rows: NDArray[np.intp] | Bool | slice) -> "TickBatch":
         """Return some of the ticks."""
-        columns = (self.symbol, self.time, self.bid, self.ask, self.volume, self.flags)
-        return TickBatch(*(column[rows] for column in columns), self.clock, self.received_ns)
+        return TickBatch(
+            self.symbol[rows],
+            self.time[rows],
+            self.bid[rows],
+            self.ask[rows],
+            self.volume[rows],
+            self.flags[rows],
+            self.clock,
+            self.received_ns,
+        )
 
     def frame(self, symbol: int) -> pd.DataFrame:
         """Return one symbol's TICKS."""
@@ -75,9 +83,16 @@ def joined(batches: list[TickBatch]) -> TickBatch:
     """Return batches as one, with the last one's clock and the first one's moment of reading."""
     if len(batches) == 1:
         return batches[0]
-    names = ("symbol", "time", "bid", "ask", "volume", "flags")
-    columns = (np.concatenate([getattr(batch, name) for batch in batches]) for name in names)
-    return TickBatch(*columns, batches[-1].clock, batches[0].received_ns)
+    return TickBatch(
+        np.concatenate([batch.symbol for batch in batches]),
+        np.concatenate([batch.time for batch in batches]),
+        np.concatenate([batch.bid for batch in batches]),
+        np.concatenate([batch.ask for batch in batches]),
+        np.concatenate([batch.volume for batch in batches]),
+        np.concatenate([batch.flags for batch in batches]),
+        batches[-1].clock,
+        batches[0].received_ns,
+    )
 
 
 class TickQueue:

@@ -24,6 +24,8 @@ class TickFlag(IntFlag):
     SELL = 64
     MODELLED = 1 << 10
     """Modelled from a bar; the tick's ``volume`` is the number of real ticks it stands for."""
+    IMPOSSIBLE = 1 << 11
+    """Modelled from a bar whose prices contradict each other: nothing else would show it once the bar is ticks."""
 
 
 TICK_TYPES = {"time": "int64", "bid": "float64", "ask": "float64", "volume": "float64", "flags": "int32"}

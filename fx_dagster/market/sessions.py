@@ -11,10 +11,9 @@ and close a little late, and those rows are real.
 """
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 
 import numpy as np
-from dateutil.easter import easter
 from numpy.typing import NDArray
 
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, MINUTE_NS, Int64, Timeframe, bar_close, from_server, to_server
@@ -230,9 +229,20 @@ def _year(server: int) -> int:
 
 
 def _good_friday(year: int) -> tuple[int, int]:
-    day = easter(year) - timedelta(days=2)
+    day = _easter_sunday(year) - timedelta(days=2)
     start = _stamp(year, day.month, day.day, 0)
     return start, start + DAY_NS
+
+
+def _easter_sunday(year: int) -> date:
+    """Return Gregorian Easter; algorithm of Jones (General Astronomy, 1922), as in Meeus, Astronomical Algorithms."""
+    golden, century, of_century = year % 19, year // 100, year % 100
+    solar = (century - (century + 8) // 25 + 1) // 3
+    epact = (19 * golden + century - century // 4 - solar + 15) % 30
+    weekday = (32 + 2 * (century % 4) + 2 * (of_century // 4) - epact - of_century % 4) % 7
+    correction = (golden + 11 * epact + 22 * weekday) // 451
+    month, day = divmod(epact + weekday - 7 * correction + 114, 31)
+    return date(year, month, day + 1)
 
 
 def _stamp(year: int, month: int, day: int, hour: int) -> int:

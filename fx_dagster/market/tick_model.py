@@ -63,8 +63,9 @@ def model_ticks(
     """Return four ticks a bar: TICKS in the order of time.
 
     Args:
-        bars: BARS of at most a day; sorted and sane (:func:`fx_dagster.market.validation.split_bars` comes first,
-            since an impossible bar would make possible ticks).
+        bars: BARS of at most a day, as the source has them: what is not finite or positive stays so, and the ticks of
+            a bar whose high or low contradicts its open or close carry :attr:`TickFlag.IMPOSSIBLE`, so that
+            :func:`fx_dagster.market.validation.split_ticks` finds them.
         timeframe: length of the bars.
         spread_points: spread of each bar ``[n]``; None: the bar's own or, where that is 0, a modelled one.
         instrument: gives the point and the usual spread.
@@ -80,25 +81,32 @@ def model_ticks(
     spread = _spread(bars, spread_points, instrument)
     bid = _path(bars).reshape(-1)
     ask = bid + np.repeat(spread * instrument.point, 4)
-    flags = np.full(len(bid), TickFlag.MODELLED | TickFlag.BID | TickFlag.ASK, dtype=np.int32)
     return tick_frame(
         _times(time, timeframe).reshape(-1),
         bid,
         np.round(ask, instrument.digits + SPREAD_DECIMALS),
         _volumes(bars["tick_volume"].to_numpy()).reshape(-1),
-        flags,
+        np.repeat(_flags(bars), 4),
     )
 
 
 def _spread(bars: pd.DataFrame, given: NDArray | None, instrument: Instrument) -> Float64:
     if given is None:
         own = bars["spread"].to_numpy()
-        spread = np.where(own > 0, own, model_spread(bars["time"].to_numpy(), instrument))
+        # Only a missing spread is modelled; a negative or undefined one stays, to be found.
+        spread = np.where(own != 0, own, model_spread(bars["time"].to_numpy(), instrument))
     else:
         spread = np.asarray(given, dtype=np.float64)
         if spread.shape != (len(bars),):
             raise DataError(f"{spread.size} spreads for {len(bars)} bars", mend="give one spread a bar")
     return np.asarray(np.round(spread, SPREAD_DECIMALS), dtype=np.float64)
+
+
+def _flags(bars: pd.DataFrame) -> NDArray[np.int32]:
+    opening, high, low, close = (bars[name].to_numpy() for name in ("open", "high", "low", "close"))
+    impossible = (high < np.maximum(opening, close)) | (low > np.minimum(opening, close))
+    flags = np.where(impossible, TickFlag.MODELLED | TickFlag.IMPOSSIBLE, TickFlag.MODELLED)
+    return (flags | TickFlag.BID | TickFlag.ASK).astype(np.int32)
 
 
 def _path(bars: pd.DataFrame) -> Float64:

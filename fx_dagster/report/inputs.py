@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from fx_dagster.errors import DataError
+from fx_dagster.models.evaluate import Metrics
 from fx_dagster.report.summary import Summary
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -13,7 +14,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "bars": ("time", "open", "high", "low", "close"),
     "trades": ("symbol", "side", "entry_time", "entry_price", "exit_time", "exit_price", "profit", "reason"),
     "importance": ("model", "feature", "importance"),
-    "predictions": ("time", "up"),
     "decisions": ("decided_wall_ns", "bar_time", "symbol", "level", "level_reason", "latency_total_ms",
                   "latency_model_ms"),
 }  # fmt: skip
@@ -38,7 +38,7 @@ class ReportInputs:
         trades: the system's closed trades: ``symbol``, ``side`` (+1 long, −1 short), entry and exit time and price,
             ``profit`` (account's currency, net of costs), ``reason`` of the exit.
         importance: ``model, feature, importance`` (not negative; any scale).
-        predictions: the PREDICTIONS frame (out of fold): ``time, up`` and a ``p_up_<model>`` column a model.
+        metrics: model → its judgement on unseen rows, for calibration and accuracy by confidence.
         decisions: the live session's decisions, as :class:`fx_dagster.live.records.DecisionRecord` names the columns.
         bare_call_ms: durations of bare Triton calls, in milliseconds.
         settings: settings that are not at their default: variable → value, secrets left out by the caller.
@@ -52,13 +52,13 @@ class ReportInputs:
     bars: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     trades: pd.DataFrame = field(default_factory=lambda: empty_frame("trades"))
     importance: pd.DataFrame = field(default_factory=lambda: empty_frame("importance"))
-    predictions: pd.DataFrame = field(default_factory=lambda: empty_frame("predictions"))
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
     decisions: pd.DataFrame = field(default_factory=lambda: empty_frame("decisions"))
     bare_call_ms: tuple[float, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("equity", "trades", "importance", "predictions", "decisions"):
+        for name in ("equity", "trades", "importance", "decisions"):
             _require(name, getattr(self, name), COLUMNS[name])
         for symbol, frame in self.bars.items():
             _require(f"bars of {symbol}", frame, COLUMNS["bars"])

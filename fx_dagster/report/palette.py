@@ -29,7 +29,7 @@ CANDLE_UP: Final = Pair("#8795a4", "#7c8a99")
 CANDLE_DOWN: Final = Pair("#57636f", "#55616d")
 SYSTEM_FILL: Final = Pair("rgba(11,98,196,0.14)", "rgba(90,169,255,0.16)")
 CONTROL_FILL: Final = Pair("rgba(173,87,0,0.12)", "rgba(240,160,75,0.14)")
-CLEAR: Final = Pair("rgba(0,0,0,0)", "rgba(0,0,0,1e-9)")
+CLEAR: Final = Pair("rgba(0,0,0,0)", "rgba(0,0,0,0)")
 
 PAIRS: Final[dict[str, Pair]] = {
     "page": PAGE, "card": CARD, "text": TEXT, "muted": MUTED, "grid": GRID, "system": SYSTEM, "control": CONTROL,

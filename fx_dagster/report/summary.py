@@ -19,7 +19,7 @@ UtcTime = Annotated[AwareDatetime, AfterValidator(lambda time: time.astimezone(U
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Outcome = Literal["passed", "warned", "failed"]
-IntervalMethod = Literal["wilson", "stationary block bootstrap"]
+IntervalMethod = Literal["wilson", "circular block bootstrap", "stationary block bootstrap"]
 DifferenceName = Literal["net_return", "sharpe", "sortino", "max_drawdown", "win_rate"]
 
 LEVEL_NAMES = {1: "full AI", 2: "traditional + simple AI", 3: "traditional only", 4: "emergency"}
@@ -41,7 +41,7 @@ class Interval(_Part):
     high: float = Field(description="Upper end, in the estimate's unit.")
     level: Share = Field(0.95, description="Confidence level.")
     method: IntervalMethod = Field(
-        description="`wilson` takes the rows as independent; `stationary block bootstrap` keeps runs of rows together."
+        description="`wilson` takes the rows as independent; the block bootstraps keep runs of rows together."
     )
 
     @model_validator(mode="after")

@@ -41,9 +41,7 @@ def open_source(settings: SourceSettings) -> MarketSource:
     return SelectedSource(source, symbols=symbols, start=start, end=end)
 
 
-def _open(
-    settings: SourceSettings, symbols: tuple[str, ...], start: int | None, end: int | None
-) -> MarketSource:
+def _open(settings: SourceSettings, symbols: tuple[str, ...], start: int | None, end: int | None) -> MarketSource:
     match settings.kind:
         case "sample":
             from resources.market.sample import SampleSource

@@ -10,7 +10,10 @@ at a time, on a thread of its own under a deadline, and attempts are repeated wi
 
 import datetime as dt
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -77,7 +80,7 @@ class DukascopySource(BarSource):
     def _load(self, symbol: str, start: int, end: int) -> pd.DataFrame:
         start, end = max(start, self._start), min(end, self._end)
         frames = [
-            self._cache.get((symbol, edges), lambda edges=edges: self._month(symbol, *edges))
+            self._cache.get((symbol, edges), partial(self._month, symbol, *edges))
             for edges in _months(self._start, self._end)
             if edges[0] < end and edges[1] > start
         ]
@@ -98,10 +101,10 @@ class DukascopySource(BarSource):
             retry=tenacity.retry_if_exception_type((requests.RequestException, OSError, ValueError)),
             reraise=True,
         )
+        arguments = (self._names[symbol], side, _datetime(start), _datetime(end))
+        until = time.monotonic() + self._deadline_s
         try:
-            return retrying(
-                _within, self._deadline_s, self._fetch, self._names[symbol], side, _datetime(start), _datetime(end)
-            )
+            return retrying(lambda: _within(until - time.monotonic(), self._fetch, *arguments))
         except (requests.RequestException, OSError, ValueError, LookupError) as error:
             day = _datetime(start).date()
             raise SourceError(
@@ -122,7 +125,9 @@ def join_sides(symbol: str, bid: pd.DataFrame, ask: pd.DataFrame, *, start: int,
     for side, frame in (("bid", bid), ("ask", ask)):
         for column in _COLUMNS:
             if column not in frame.columns:
-                raise SourceError(f"Dukascopy {symbol} {side}: column {column} is missing", mend="update dukascopy-python")
+                raise SourceError(
+                    f"Dukascopy {symbol} {side}: column {column} is missing", mend="update dukascopy-python"
+                )
     bid = _rows_of(symbol, bid, start, end)
     opposite = _rows_of(symbol, ask, start, end).reindex(bid.index)
     point = instrument(symbol).point
@@ -134,9 +139,9 @@ def join_sides(symbol: str, bid: pd.DataFrame, ask: pd.DataFrame, *, start: int,
 
 
 def _rows_of(symbol: str, frame: pd.DataFrame, start: int, end: int) -> pd.DataFrame:
-    time = np.asarray(pd.DatetimeIndex(frame.index).as_unit("ns").asi8, dtype=np.int64)
-    refuse_disorder(f"Dukascopy {symbol}", time, lambda index: index + 1)
-    return frame.set_axis(time, axis=0)[(time >= start) & (time < end)]
+    opening = np.asarray(pd.DatetimeIndex(frame.index).as_unit("ns").asi8, dtype=np.int64)
+    refuse_disorder(f"Dukascopy {symbol}", opening, lambda index: index + 1)
+    return frame.set_axis(opening, axis=0)[(opening >= start) & (opening < end)]
 
 
 def _no_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -157,7 +162,9 @@ def _library_fetch(name: str, side: str, start: dt.datetime, end: dt.datetime) -
     import dukascopy_python
 
     # The library retries while no_of_retries - 1 <= max_retries: with -1 it raises at once, and pauses are made here.
-    frame: pd.DataFrame = dukascopy_python.fetch(name, dukascopy_python.INTERVAL_MIN_1, side, start, end, max_retries=-1)
+    frame: pd.DataFrame = dukascopy_python.fetch(
+        name, dukascopy_python.INTERVAL_MIN_1, side, start, end, max_retries=-1
+    )
     return frame
 
 
@@ -177,9 +184,9 @@ def _within(deadline_s: float, fetch: Fetch, *arguments: object) -> pd.DataFrame
 
     thread = threading.Thread(target=run, name="dukascopy", daemon=True)
     thread.start()
-    thread.join(deadline_s)
+    thread.join(max(deadline_s, 0.0))
     if thread.is_alive():
-        raise TimeoutError(f"no answer within {deadline_s:g} s")
+        raise TimeoutError("no answer within the deadline")
     if failure:
         raise failure[0]
     return result[0]
@@ -189,11 +196,11 @@ def _months(start: int, end: int) -> list[tuple[int, int]]:
     """Return ``[start, end)`` cut at the months of UTC."""
     first, last = (np.int64(edge).astype("datetime64[ns]").astype("datetime64[M]") for edge in (start, end - 1))
     cuts = np.arange(first, last + 2).astype("datetime64[ns]").astype(np.int64)
-    return [(max(int(left), start), min(int(right), end)) for left, right in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [(max(int(left), start), min(int(right), end)) for left, right in pairwise(cuts)]
 
 
-def _datetime(time: int) -> dt.datetime:
-    return dt.datetime.fromtimestamp(time // SECOND_NS, tz=dt.UTC)
+def _datetime(time_ns: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(time_ns // SECOND_NS, tz=dt.UTC)
 
 
 def _last_midnight() -> int:

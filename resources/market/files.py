@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +50,17 @@ class Layout:
     header_lines: int
     stamps: Mapping[str, str]
     numbers: tuple[str, ...]
+
+
+class Rows(NamedTuple):
+    """Parsed columns: time stamps as int64 ns of the file's own clock, numbers as float64."""
+
+    stamps: dict[str, Int64]
+    numbers: dict[str, Float64]
+
+    def matrix(self, names: Sequence[str]) -> Float64:
+        """Return number columns side by side, ``[n, len(names)]``."""
+        return np.stack([self.numbers[name] for name in names], axis=1)
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -144,8 +156,8 @@ def _as_utf8(data: bytes) -> bytes:
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def parse_rows(path: Path, data: bytes, layout: Layout) -> dict[str, Int64 | Float64]:
-    """Return the wanted columns: time stamps as int64 ns (of the file's clock), numbers as float64.
+def parse_rows(path: Path, data: bytes, layout: Layout) -> Rows:
+    """Return the wanted columns.
 
     Raises:
         SourceError: no row, or one that does not parse; names row and column.
@@ -165,18 +177,18 @@ def parse_rows(path: Path, data: bytes, layout: Layout) -> dict[str, Int64 | Flo
         raise _fault(path, data, layout) or SourceError(f"{path}: {error}", mend=_MEND_ROW) from error
     if table.num_rows == 0:
         raise SourceError(f"{path}: the file has no row", mend="export it again, or remove it")
-    columns: dict[str, Int64 | Float64] = {}
+    rows = Rows({}, {})
     for name, pattern in layout.stamps.items():
         parsed = parse_stamps(table.column(name), pattern)
         if parsed is None:
             raise _fault(path, data, layout) or SourceError(f"{path}: column {name} does not parse", mend=_MEND_ROW)
-        columns[name] = parsed
+        rows.stamps[name] = parsed
     for name in layout.numbers:
         values = table.column(name).to_numpy()
         if not np.isfinite(values).all():
             raise _fault(path, data, layout) or SourceError(f"{path}: column {name} does not parse", mend=_MEND_ROW)
-        columns[name] = values
-    return columns
+        rows.numbers[name] = values
+    return rows
 
 
 def row_of(data: bytes, header_lines: int, index: int) -> int:
@@ -197,27 +209,25 @@ def _rows(data: bytes, header_lines: int) -> Iterator[tuple[int, str]]:
 def _fault(path: Path, data: bytes, layout: Layout) -> SourceError | None:
     """Return the first fault in the rows, described; None if every row is as the layout says."""
     positions = {name: layout.columns.index(name) for name in (*layout.stamps, *layout.numbers)}
-    checks: list[tuple[str, int, Callable[[str], bool], str]] = []
-    for name, position in positions.items():
-        if name in layout.stamps:
-            pattern = layout.stamps[name]
-            checks.append((name, position, lambda text, p=pattern: stamp_fits(text, p), f"a time like {pattern}"))
-        else:
-            checks.append((name, position, _is_number, "a finite number"))
+    checks = [(name, position, _check_of(name, layout)) for name, position in positions.items()]
     for row, line in _rows(data, layout.header_lines):
         fields = line.split(layout.delimiter)
         if len(fields) != len(layout.columns):
             return _wrong_width(path, row, line, layout)
-        for name, position, fits, kind in checks:
-            text = fields[position]
-            if not fits(text):
-                return _wrong_field(path, row, name, text, kind, layout)
+        for name, position, fits in checks:
+            if not fits(fields[position]):
+                return _wrong_field(path, row, name, fields[position], layout)
     return None
 
 
-def _wrong_field(path: Path, row: int, name: str, text: str, kind: str, layout: Layout) -> SourceError:
+def _check_of(name: str, layout: Layout) -> Callable[[str], bool]:
+    return partial(stamp_fits, pattern=layout.stamps[name]) if name in layout.stamps else _is_number
+
+
+def _wrong_field(path: Path, row: int, name: str, text: str, layout: Layout) -> SourceError:
     place = f"{path}: row {row}, column {name}: {text[:40]!r}"
     pattern = layout.stamps.get(name, "")
+    kind = f"a time like {pattern}" if pattern else "a finite number"
     if len(pattern) > 10 and len(text) >= 10 and stamp_fits(text[:10], pattern[:10]) and _zone(text) != _zone(pattern):
         return SourceError(
             f"{place} is in another time zone than the rows before it: mixed time zones",

@@ -25,6 +25,7 @@ is (out of order, or not above 0): then the file as a whole is not believed.
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,9 @@ BAD_SHARE_MAX = 0.01
 
 _ENDING = r"\.(?:csv|csv\.gz|zip)"
 _NAMES = (
-    re.compile(rf"(?:DAT|HISTDATA_COM)_ASCII_(?P<symbol>[A-Za-z0-9]+)_(?P<kind>T|M1)_?\d{{4,6}}{_ENDING}", re.IGNORECASE),
+    re.compile(
+        rf"(?:DAT|HISTDATA_COM)_ASCII_(?P<symbol>[A-Za-z0-9]+)_(?P<kind>T|M1)_?\d{{4,6}}{_ENDING}", re.IGNORECASE
+    ),
     re.compile(rf"(?P<symbol>[A-Za-z0-9.#]+)_\d{{4}}-\d{{2}}(?:-\d{{2}})?_(?P<kind>histdata){_ENDING}", re.IGNORECASE),
     re.compile(rf"(?P<symbol>[A-Za-z0-9.#]+)_M1_[\d-]+_(?P<kind>bid|ask){_ENDING}", re.IGNORECASE),
 )
@@ -115,10 +118,14 @@ def _refuse_single_sides(bids: list[Path], asks: list[Path]) -> None:
     expected = {_other_side(path) for path in bids}
     for path in asks:
         if path.name not in expected:
-            raise SourceError(f"{path}: the bid side {_other_side(path)} is missing", mend="put both sides in the folder")
+            raise SourceError(
+                f"{path}: the bid side {_other_side(path)} is missing", mend="put both sides in the folder"
+            )
     for path in bids:
         if not path.with_name(_other_side(path)).is_file():
-            raise SourceError(f"{path}: the ask side {_other_side(path)} is missing", mend="put both sides in the folder")
+            raise SourceError(
+                f"{path}: the ask side {_other_side(path)} is missing", mend="put both sides in the folder"
+            )
 
 
 def _other_side(path: Path) -> str:
@@ -141,7 +148,9 @@ class HistdataTickSource:
     def __init__(self, files: dict[str, list[Path]], left_out: dict[str, str] | None = None) -> None:
         cache = FrameCache()
         self._left_out = dict(left_out or {})
-        self._series = {symbol: _series(paths, _first_tick, read_ticks, cache) for symbol, paths in sorted(files.items())}
+        self._series = {
+            symbol: _series(paths, _first_tick, read_ticks, cache) for symbol, paths in sorted(files.items())
+        }
 
     def symbols(self) -> tuple[str, ...]:
         """Return the symbols that have tick files, sorted."""
@@ -217,7 +226,7 @@ class HistdataBarSource(BarSource):
 
 
 def _series(paths: list[Path], first: Callable[[Path], int], load: Loader, cache: FrameCache) -> FileSeries:
-    return FileSeries([Part(path, first(path), lambda path=path: load(path)) for path in paths], cache)
+    return FileSeries([Part(path, first(path), partial(load, path)) for path in paths], cache)
 
 
 def _first_tick(path: Path) -> int:
@@ -230,8 +239,8 @@ def _first_m1(path: Path) -> int:
 
 def _first_stamp(path: Path, layout: Layout) -> int:
     line = read_first_lines(path, 1)[0]
-    columns = parse_rows(path, line.encode(), layout)
-    return int(columns["time"][0]) - NEW_YORK_STANDARD_NS
+    rows = parse_rows(path, line.encode(), layout)
+    return int(rows.stamps["time"][0]) - NEW_YORK_STANDARD_NS
 
 
 def read_ticks(path: Path) -> pd.DataFrame:
@@ -241,18 +250,19 @@ def read_ticks(path: Path) -> pd.DataFrame:
         SourceError: the file breaks its format, or is out of order or without prices as a whole.
     """
     data = read_file(path)
-    columns = parse_rows(path, data, _TICKS)
-    time = np.asarray(columns["time"], dtype=np.int64)
+    rows = parse_rows(path, data, _TICKS)
+    time = rows.stamps["time"]
     late = np.diff(time) < 0
     if late.size and late.mean() > BAD_SHARE_MAX:
         raise SourceError(
-            f"{path}: row {row_of(data, 0, int(late.argmax()) + 1)}: tick out of order, as {late.mean():.1%} of the rows are",
+            f"{path}: row {row_of(data, 0, int(late.argmax()) + 1)}: tick out of order, "
+            f"as {late.mean():.1%} of the rows are",
             mend="sort the file by time; single late ticks would be quarantined",
         )
-    prices = np.stack([columns["bid"], columns["ask"]], axis=1)
+    prices = rows.matrix(("bid", "ask"))
     refuse_bad_prices(str(path), ("bid", "ask"), prices, lambda index: row_of(data, 0, index), BAD_SHARE_MAX)
     flags = np.full(len(time), TickFlag.BID | TickFlag.ASK, dtype=np.int32)
-    return tick_frame(time - NEW_YORK_STANDARD_NS, columns["bid"], columns["ask"], columns["volume"], flags)
+    return tick_frame(time - NEW_YORK_STANDARD_NS, *prices.T, rows.numbers["volume"], flags)
 
 
 def read_m1(path: Path) -> pd.DataFrame:
@@ -262,11 +272,11 @@ def read_m1(path: Path) -> pd.DataFrame:
         SourceError: the file breaks its format.
     """
     data = read_file(path)
-    columns = parse_rows(path, data, _M1)
-    time = np.asarray(columns["time"], dtype=np.int64)
-    prices = np.stack([columns[name] for name in _PRICES], axis=1)
+    rows = parse_rows(path, data, _M1)
+    time = rows.stamps["time"]
+    prices = rows.matrix(_PRICES)
     _refuse_bad_bars(path, data, 0, time, prices)
-    volume = np.asarray(columns["volume"], dtype=np.float64)
+    volume = rows.numbers["volume"]
     counts = volume if volume.any() else np.full(len(volume), UNKNOWN_TICK_VOLUME)
     return bar_frame(time - NEW_YORK_STANDARD_NS, prices, counts, np.zeros(len(time)))
 
@@ -311,13 +321,14 @@ def _side_rows(path: Path, data: bytes) -> tuple[Int64, np.ndarray]:
         raise SourceError(f"{path}: row 1: wrong separator", mend="save the file with commas between the columns")
     missing = [name for name in ("timestamp", *_PRICES) if name not in header]
     if missing:
-        raise SourceError(f"{path}: row 1: column {missing[0]} is missing", mend="export the file again with its header")
+        raise SourceError(
+            f"{path}: row 1: column {missing[0]} is missing", mend="export the file again with its header"
+        )
     stamp = lines[1].split(",")[header.index("timestamp")] if len(lines) > 1 else ""
     zone = stamp[19:] if _ZONE.fullmatch(stamp[19:]) else ""
     pattern = f"YYYY-MM-DD{stamp[10:11] or ' '}hh:mm:ss{zone}"
-    columns = parse_rows(path, data, Layout(",", header, 1, {"timestamp": pattern}, _PRICES))
-    time = np.asarray(columns["timestamp"], dtype=np.int64) - _offset_ns(zone)
-    return time, np.stack([columns[name] for name in _PRICES], axis=1)
+    rows = parse_rows(path, data, Layout(",", header, 1, {"timestamp": pattern}, _PRICES))
+    return rows.stamps["timestamp"] - _offset_ns(zone), rows.matrix(_PRICES)
 
 
 def _offset_ns(zone: str) -> int:

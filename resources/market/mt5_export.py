@@ -1,8 +1,7 @@
 """Bars in the files that MetaTrader 5's History Center exports.
 
 A folder of ``<SYMBOL>_<TIMEFRAME>.csv`` (also ``.csv.gz``, and with the ``_<from>_<to>`` that MetaTrader adds), tabs or
-commas between the columns ``<DATE> <TIME> <OPEN> <HIGH> <LOW> <CLOSE> <TICKVOL> <VOL> <SPREAD>``; files of D1 and longer
-may lack ``<TIME>``, and ``<VOL>`` and ``<SPREAD>`` may be missing. Names of brokers (``EURUSD.m``, ``GOLD``) are
+commas between the columns ``<DATE> <TIME> <OPEN> <HIGH> <LOW> <CLOSE> <TICKVOL> <VOL> <SPREAD>``; D1 and longer may lack ``<TIME>``, and ``<VOL>`` and ``<SPREAD>`` may be missing. Names of brokers (``EURUSD.m``, ``GOLD``) are
 resolved. Prices are bids, times the opening on the broker's server clock (New York + 7 h), converted to UTC by zone
 rules; a file with bars at the server's weekend is on another clock and refused. A spread of 0 means that the export
 has none: it is modelled.
@@ -18,7 +17,7 @@ one row in a hundred has one.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ from resources.market.bar_source import (
     span_of_bars,
 )
 from resources.market.file_series import FileSeries, Part
-from resources.market.files import Float64, Layout, list_files, parse_rows, read_file, read_first_lines, row_of
+from resources.market.files import Layout, Rows, list_files, parse_rows, read_file, read_first_lines, row_of
 
 BAD_PRICE_SHARE_MAX = 0.01
 WEEKEND_SHARE_MAX = 0.01
@@ -130,7 +129,8 @@ def _find(folder: Path) -> dict[str, dict[Timeframe, list[Path]]]:
         match = _NAME.fullmatch(path.name)
         if not match:
             raise SourceError(
-                f"{path}: the name says no symbol and timeframe", mend="name it <SYMBOL>_<TIMEFRAME>.csv, as EURUSD_H1.csv"
+                f"{path}: the name says no symbol and timeframe",
+                mend="name it <SYMBOL>_<TIMEFRAME>.csv, as EURUSD_H1.csv",
             )
         try:
             timeframe = Timeframe.parse(match["timeframe"])
@@ -157,7 +157,9 @@ def _layout(path: Path, lines: list[str], timeframe: Timeframe) -> Layout:
     delimiter = "\t" if "\t" in header else ","
     columns = tuple(_column(name) for name in header.split(delimiter))
     if "OPEN" not in columns and re.search(r"open.*high", header, re.IGNORECASE):
-        raise SourceError(f"{path}: row 1: wrong separator", mend="save the file with tabs or commas between the columns")
+        raise SourceError(
+            f"{path}: row 1: wrong separator", mend="save the file with tabs or commas between the columns"
+        )
     needed = ["DATE", *_PRICES, "TICKVOL"]
     if timeframe.nominal_ns < DAY_NS:
         needed.insert(1, "TIME")
@@ -184,13 +186,12 @@ def _time_pattern(lines: list[str], delimiter: str, position: int) -> str:
 def _first_time(path: Path, timeframe: Timeframe) -> int:
     lines = read_first_lines(path, 2)
     layout = _layout(path, lines, timeframe)
-    columns = parse_rows(path, "\n".join(lines).encode(), layout)
-    return int(from_server(_server_time(columns))[0])
+    rows = parse_rows(path, "\n".join(lines).encode(), layout)
+    return int(from_server(_server_time(rows))[0])
 
 
-def _server_time(columns: Mapping[str, Int64 | Float64]) -> Int64:
-    time = np.asarray(columns["DATE"], dtype=np.int64)
-    return time + np.asarray(columns["TIME"], dtype=np.int64) if "TIME" in columns else time
+def _server_time(rows: Rows) -> Int64:
+    return rows.stamps["DATE"] + rows.stamps["TIME"] if "TIME" in rows.stamps else rows.stamps["DATE"]
 
 
 def read_bars(path: Path, timeframe: Timeframe) -> pd.DataFrame:
@@ -201,19 +202,19 @@ def read_bars(path: Path, timeframe: Timeframe) -> pd.DataFrame:
     """
     data = read_file(path)
     lines = data[:4096].decode("utf-8", errors="replace").splitlines()[:2]
-    columns = parse_rows(path, data, _layout(path, lines, timeframe))
-    server = _server_time(columns)
+    rows = parse_rows(path, data, _layout(path, lines, timeframe))
+    server = _server_time(rows)
 
     def line(index: int) -> int:
         return row_of(data, 1, index)
 
     refuse_disorder(str(path), server, line)
     _refuse_other_clock(path, server, line)
-    prices = np.stack([columns[name] for name in _PRICES], axis=1)
+    prices = rows.matrix(_PRICES)
     refuse_bad_prices(str(path), tuple(f"<{name}>" for name in _PRICES), prices, line, BAD_PRICE_SHARE_MAX)
-    counts = np.asarray(columns["TICKVOL"], dtype=np.float64)
+    counts = rows.numbers["TICKVOL"]
     counts = counts if counts.any() else np.full(len(counts), UNKNOWN_TICK_VOLUME)
-    return bar_frame(from_server(server), prices, counts, columns.get("SPREAD", np.zeros(len(server))))
+    return bar_frame(from_server(server), prices, counts, rows.numbers.get("SPREAD", np.zeros(len(server))))
 
 
 def _refuse_other_clock(path: Path, server: Int64, line: Callable[[int], int]) -> None:
@@ -221,7 +222,7 @@ def _refuse_other_clock(path: Path, server: Int64, line: Callable[[int], int]) -
     weekend = np.isin(server // DAY_NS % 7, (2, 3))
     if weekend.mean() > WEEKEND_SHARE_MAX:
         raise SourceError(
-            f"{path}: row {line(int(weekend.argmax()))}: bars at the weekend of the server clock: the file is in another "
-            "time zone than New York + 7 h",
+            f"{path}: row {line(int(weekend.argmax()))}: bars at the weekend of the server clock: the file is "
+            "in another time zone than New York + 7 h",
             mend="export from a server on that clock, or shift the file's times to it",
         )

@@ -66,13 +66,13 @@ class SampleSource(BarSource):
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        columns = parse_rows(self._path, read_file(self._path), _LAYOUT)
-        time = np.asarray(columns["Time"], dtype=np.int64)
+        rows = parse_rows(self._path, read_file(self._path), _LAYOUT)
+        time = rows.stamps["Time"]
         contract = instrument(SYMBOL)
         spread = model_spread(time, contract)
-        ask = np.stack([columns[name] for name in ("Open", "High", "Low", "Close")], axis=1)
+        ask = rows.matrix(("Open", "High", "Low", "Close"))
         bid = np.round(ask - spread[:, None] * contract.point, contract.digits)
-        return bar_frame(time, bid, tick_volume_of_units(np.asarray(columns["Volume"], dtype=np.float64)), spread)
+        return bar_frame(time, bid, tick_volume_of_units(rows.numbers["Volume"]), spread)
 
     def symbols(self) -> tuple[str, ...]:
         """Return EURUSD."""

@@ -66,7 +66,32 @@ _TICKS_A_MINUTE = 50.0
 
 # Volatility by hour of the server clock (0 = 17:00 New York); Asia quiet, London's morning, the overlap, the afternoon.
 _SEASON = np.array(
-    [0.4, 0.5, 0.6, 0.7, 0.6, 0.6, 0.6, 0.7, 0.9, 1.2, 1.3, 1.2, 1.1, 1.1, 1.2, 1.6, 1.7, 1.6, 1.4, 1.1, 0.9, 0.7, 0.6, 0.5]
+    [
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.6,
+        0.6,
+        0.6,
+        0.7,
+        0.9,
+        1.2,
+        1.3,
+        1.2,
+        1.1,
+        1.1,
+        1.2,
+        1.6,
+        1.7,
+        1.6,
+        1.4,
+        1.1,
+        0.9,
+        0.7,
+        0.6,
+        0.5,
+    ]
 )
 _SEASON /= np.sqrt(np.mean(_SEASON**2))
 
@@ -167,12 +192,19 @@ class SimulatorSource(BarSource):
         grid = np.arange(-(-start // step) * step, end, step, dtype=np.int64)
         self._grid = grid[FX_SESSION.is_open(grid)]
         if len(self._grid) < 2:
-            raise SettingsError("the simulator's days hold no open market", mend="widen FX_SOURCE_START to FX_SOURCE_END")
+            raise SettingsError(
+                "the simulator's days hold no open market", mend="widen FX_SOURCE_START to FX_SOURCE_END"
+            )
         self._bars: dict[str, pd.DataFrame] = {}
 
     @classmethod
     def from_settings(
-        cls, settings: SourceSettings, *, symbols: tuple[str, ...] = (), start: int | None = None, end: int | None = None
+        cls,
+        settings: SourceSettings,
+        *,
+        symbols: tuple[str, ...] = (),
+        start: int | None = None,
+        end: int | None = None,
     ) -> Self:
         """Return the simulator of the settings; ``simulator_days`` are calendar days, used where an end is missing."""
         length = settings.simulator_days * DAY_NS

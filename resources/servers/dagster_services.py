@@ -127,7 +127,7 @@ class CodeServer(DagsterProcess):
 
     def __init__(self, settings: Settings, *, definitions: Path | None = None) -> None:
         root = project_root()
-        super().__init__("Dagster's code server", log=settings.logs / "dagster_code.log", cwd=root)
+        super().__init__("Dagster code", log=settings.logs / "dagster_code.log", cwd=root)
         self._settings = settings
         self._definitions = definitions or root / "fx_dagster" / "definitions.py"
 
@@ -173,7 +173,7 @@ class WebServer(DagsterProcess):
     """
 
     def __init__(self, settings: Settings, workspace: Path) -> None:
-        super().__init__("Dagster's web server", log=settings.logs / "dagster_web.log", cwd=project_root())
+        super().__init__("Dagster page", log=settings.logs / "dagster_web.log", cwd=project_root())
         self._settings = settings
         self._workspace = workspace
 
@@ -282,7 +282,7 @@ class Daemon(DagsterProcess):
     """
 
     def __init__(self, settings: Settings, workspace: Path) -> None:
-        super().__init__("Dagster's daemon", log=settings.logs / "dagster_daemon.log", cwd=project_root())
+        super().__init__("Dagster daemon", log=settings.logs / "dagster_daemon.log", cwd=project_root())
         self._settings = settings
         self._workspace = workspace
 

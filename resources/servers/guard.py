@@ -101,6 +101,12 @@ class Guard:
         Guard._active = None
 
 
+def close_active() -> None:
+    """Close the guard of this process if it has one: the last thing that a command does."""
+    if Guard._active is not None:
+        Guard._active.close(0.0)
+
+
 def _become_subreaper() -> None:
     if sys.platform != "linux":
         return

@@ -21,13 +21,18 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(number)
         self.number = number
 
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a program ended by that signal."""
-        return 128 + self.number
+
+_received = 0
+
+
+def received() -> int:
+    """Return the signal that asked this process to end, SIGINT if none is known."""
+    return _received or int(signal.SIGINT)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signature of a handler
+    global _received
+    _received = number
     raise Interrupted(number)
 
 

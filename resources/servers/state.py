@@ -153,6 +153,11 @@ class HomeLock:
         file.flush()
         self._file = file
 
+    @property
+    def held(self) -> bool:
+        """Whether this object holds it."""
+        return self._file is not None
+
     def holder(self) -> str:
         """Return who says that they hold it; empty: nobody."""
         try:

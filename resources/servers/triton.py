@@ -5,6 +5,7 @@ What it is told: loopback only, no HTTP, models are loaded on request only, and 
 asks for a secret that changes at every start and is kept in ``FX_HOME/run``, readable by its owner alone.
 """
 
+import contextlib
 import os
 import platform
 import secrets
@@ -15,16 +16,24 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from fx_dagster.errors import ServerError, UnsupportedPlatformError
 from fx_dagster.settings import Settings
+from resources.model_repository import served_names
 from resources.servers.ports import LOOPBACK, choose_port
+from resources.servers.private_files import make_own_folder, write_private
 from resources.servers.process import ManagedProcess, StopFlag, base_environment, spawn, wait_until
 
 RESTRICTED = "model-repository,model-config,shared-memory,statistics,trace,logging"
-SECRET_HEADER = "triton-grpc-protocol-fx-key"  # noqa: S105 - a header's name
+HEADER_PREFIX = "triton-grpc-protocol-"
+SECRET_HEADER = f"{HEADER_PREFIX}fx-key"
 BACKENDS = Path(__file__).parents[1] / "triton_backend"
 GLIBC_MIN = (2, 35)
-SHM = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
+SHARED_MEMORY_PREFIX = "fx_triton_"
+SCRATCH_PARENT = "/tmp"  # noqa: S108 - mkdtemp makes a private folder; TMPDIR may have a space in it
+SCRATCH_PREFIX = "fx-triton-"
 
 
 def runtime_folder() -> Path:
@@ -54,17 +63,19 @@ def require_runtime() -> Path:
 
 
 class TritonServer:
-    """The embedded server; started, restarted on the same port, and stopped by its owner.
+    """The embedded server; started, restarted on the same ports, and stopped by its owner.
 
     Args:
         settings: ports, deadlines and folders.
-        repository: model repository; nothing is loaded from it until asked.
+        repository: model repository. A start loads what was served last
+            (:func:`resources.model_repository.note_served`), and nothing else until asked.
     """
 
-    def __init__(self, settings: Settings, repository: Path) -> None:
+    def __init__(self, settings: Settings, repository: Path | None = None) -> None:
         self._settings = settings
-        self._repository = repository
+        self._repository = repository or settings.model_repository
         self._scratch: Path | None = None
+        self.log = settings.logs / "triton.log"
         self.process: ManagedProcess | None = None
         self.port = 0
         self.metrics_port = 0
@@ -76,43 +87,76 @@ class TritonServer:
         return f"{LOOPBACK}:{self.port}"
 
     @property
+    def metrics_url(self) -> str:
+        """Where Prometheus reads its metrics."""
+        return f"http://{LOOPBACK}:{self.metrics_port}/metrics"
+
+    @property
     def alive(self) -> bool:
         """Whether the process runs; it may still not answer."""
         return self.process is not None and self.process.alive
 
+    @property
+    def pid(self) -> int | None:
+        """Pid of the process; None: it was never started."""
+        return None if self.process is None else self.process.pid
+
     def start(self, stop: StopFlag | None = None) -> None:
-        """Start the server and wait until it answers.
+        """Start the server and wait until it answers, with the models that were served last.
 
         Raises:
             UnsupportedPlatformError: this machine cannot run it.
-            ServerError: it does not start; its log is named.
+            ServerError: it does not start; the end of its log is quoted.
             PortInUseError: a port that was asked for is taken.
         """
         runtime = require_runtime()
         chosen = self._settings.triton
-        self.port = self.port or choose_port(chosen.port, setting="FX_TRITON_PORT", server="Triton")
-        self.metrics_port = self.metrics_port or choose_port(
-            chosen.metrics_port, setting="FX_TRITON_METRICS_PORT", server="Triton's metrics"
+        self.port = choose_port(self.port or chosen.port, setting="FX_TRITON_PORT", server="Triton")
+        self.metrics_port = choose_port(
+            self.metrics_port or chosen.metrics_port, setting="FX_TRITON_METRICS_PORT", server="Triton's metrics"
         )
-        self._repository.mkdir(parents=True, exist_ok=True)
+        make_own_folder(self._repository)
+        clean_shared_memory()
         self._prepare(runtime)
         self.secret = secrets.token_urlsafe(24)
+        self.process = spawn(self._arguments(runtime), env=_environment(runtime), log=self.log, name="Triton")
+        self.log.chmod(0o600)
+        try:
+            wait_until(self.healthy, self.process, timeout_s=chosen.start_timeout_s, stop=stop)
+        except ServerError:
+            self.stop()
+            raise
         write_secret(self._settings, self.secret)
-        self.process = spawn(
-            self._arguments(runtime),
-            env=_environment(runtime),
-            log=self._settings.logs / "triton.log",
-            name="Triton",
-        )
-        wait_until(self._ready, self.process, timeout_s=chosen.start_timeout_s, stop=stop)
+
+    def healthy(self, timeout_s: float = 1.0) -> bool:
+        """Return whether it runs and answers in time; whether its models do, only an inference tells."""
+        return self.alive and answers(self.url, timeout_s)
+
+    def kill(self) -> None:
+        """End it by force, as a fault would."""
+        if self.process is not None:
+            self.process.kill()
+
+    def stop(self, timeout_s: float = 6.0) -> None:
+        """End it, and forget its secret and its scratch folder."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.stop(timeout_s)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+        _remove_shared_memory(os.getpid(), self.port)
+        if self.secret and _read(secret_file(self._settings)) == self.secret:
+            secret_file(self._settings).unlink(missing_ok=True)
 
     def _prepare(self, runtime: Path) -> None:
         """Lay out a scratch folder whose path has no space: Triton hands paths to its stub unquoted.
 
         The backends are copied, since Triton refuses links that lead out of their folder; models may be linked.
         """
+        _remove_scratch_of_the_dead()
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="fx-triton-"))
+            self._scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=SCRATCH_PARENT))
         models = self._scratch / "models"
         models.unlink(missing_ok=True)
         models.symlink_to(self._repository)
@@ -123,29 +167,27 @@ class TritonServer:
         stub = runtime / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
         for source in (*(runtime / "backends" / "python").glob("*.*"), *stub.iterdir()):
             shutil.copy2(source, python / source.name)
-        shutil.copytree(
-            BACKENDS / "onnxruntime", backends / "onnxruntime", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        for left in SHM.glob(f"{self._shm_prefix}*") if SHM.is_dir() else ():
-            left.unlink(missing_ok=True)
-
-    @property
-    def _shm_prefix(self) -> str:
-        return f"fxtriton{self.port}_"
+        ours = backends / "onnxruntime"
+        shutil.copytree(BACKENDS / "onnxruntime", ours, ignore=shutil.ignore_patterns("__pycache__"))
 
     def _arguments(self, runtime: Path) -> list[str]:
         return [
             str(runtime / "bin" / "tritonserver"),
             f"--model-repository={self._scratch}/models",
             f"--backend-directory={self._scratch}/backends",
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(os.getpid(), self.port)}",
             "--backend-config=python,shm-default-byte-size=1048576",
             "--model-control-mode=explicit",
-            "--strict-readiness=false",
+            *(f"--load-model={name}" for name in served_names(self._repository)),
+            # A model that does not load must not keep the others, and the session, from a server.
+            "--exit-on-error=false",
+            "--strict-readiness=true",
+            # Every configuration is complete; to complete it, the python backend would start each model twice.
+            "--disable-auto-complete-config",
             "--allow-http=false",
             f"--grpc-address={LOOPBACK}",
             f"--grpc-port={self.port}",
-            f"--grpc-restricted-protocol={RESTRICTED}:fx-key={self.secret}",
+            f"--grpc-restricted-protocol={RESTRICTED}:{SECRET_HEADER.removeprefix(HEADER_PREFIX)}={self.secret}",
             f"--metrics-address={LOOPBACK}",
             f"--metrics-port={self.metrics_port}",
             "--allow-gpu-metrics=false",
@@ -153,29 +195,30 @@ class TritonServer:
             "--log-verbose=0",
         ]
 
-    def _ready(self) -> bool:
-        import tritonclient.grpc as grpc_client
-        from tritonclient.utils import InferenceServerException
 
-        try:
-            with grpc_client.InferenceServerClient(self.url) as client:
-                return bool(client.is_server_live(client_timeout=1.0))
-        except InferenceServerException:
-            return False
+def answers(url: str, timeout_s: float = 1.0) -> bool:
+    """Return whether a Triton answers at ``host:port`` in time."""
+    import tritonclient.grpc as grpc_client
+    from tritonclient.utils import InferenceServerException
 
-    def kill(self) -> None:
-        """End it by force, as a fault would."""
-        if self.process is not None:
-            self.process.kill()
+    try:
+        with grpc_client.InferenceServerClient(url) as client:
+            return bool(client.is_server_live(client_timeout=timeout_s))
+    except InferenceServerException:
+        return False
 
-    def stop(self, timeout_s: float = 6.0) -> None:
-        """End it and forget its secret."""
-        if self.process is not None:
-            self.process.stop(timeout_s)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
-        secret_file(self._settings).unlink(missing_ok=True)
+
+def require_external(url: str, timeout_s: float = 5.0) -> None:
+    """Check that a Triton of the user's answers.
+
+    Raises:
+        ServerError: it does not.
+    """
+    if not answers(url, timeout_s):
+        raise ServerError(
+            f"Triton at {url} does not answer within {timeout_s:g} s",
+            mend="correct FX_TRITON_URL (host:port of its gRPC), or unset it",
+        )
 
 
 def secret_file(settings: Settings) -> Path:
@@ -186,11 +229,8 @@ def secret_file(settings: Settings) -> Path:
 def write_secret(settings: Settings, secret: str) -> None:
     """Keep the server's secret, readable by its owner alone."""
     path = secret_file(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secret)
-    aside.replace(path)
+    make_own_folder(path.parent)
+    write_private(path, secret)
 
 
 def read_secret(settings: Settings) -> str:
@@ -199,10 +239,46 @@ def read_secret(settings: Settings) -> str:
     Raises:
         ServerError: there is none: no embedded server runs.
     """
+    secret = _read(secret_file(settings))
+    if not secret:
+        raise ServerError("no embedded Triton runs here", mend="start it: fx up")
+    return secret
+
+
+def _read(path: Path) -> str:
     try:
-        return secret_file(settings).read_text()
-    except OSError as error:
-        raise ServerError("no embedded Triton runs here", mend="start it: fx up") from error
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def clean_shared_memory() -> None:
+    """Remove the shared memory of servers whose owner is gone: a killed server leaves its regions behind."""
+    for region in SHARED_MEMORY.glob(f"{SHARED_MEMORY_PREFIX}*") if SHARED_MEMORY.is_dir() else ():
+        owner = region.name.removeprefix(SHARED_MEMORY_PREFIX).split("_")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            _unlink(region)
+
+
+def _remove_shared_memory(pid: int, port: int) -> None:
+    for region in SHARED_MEMORY.glob(f"{_shared_memory_prefix(pid, port)}*") if SHARED_MEMORY.is_dir() else ():
+        _unlink(region)
+
+
+def _shared_memory_prefix(pid: int, port: int) -> str:
+    return f"{SHARED_MEMORY_PREFIX}{pid}_{port}_"
+
+
+def _unlink(region: Path) -> None:
+    with contextlib.suppress(PermissionError):  # of another user of this machine
+        region.unlink(missing_ok=True)
+
+
+def _remove_scratch_of_the_dead() -> None:
+    for folder in Path(SCRATCH_PARENT).glob(f"{SCRATCH_PREFIX}*"):
+        owner = folder.name.removeprefix(SCRATCH_PREFIX).split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)) and folder.stat().st_uid == os.geteuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(runtime: Path) -> dict[str, str]:
@@ -211,10 +287,10 @@ def _environment(runtime: Path) -> dict[str, str]:
         str(runtime.parents[1] / "nvidia_pytriton.libs"),
         str(sysconfig.get_config_var("LIBDIR") or ""),
     )
-    packages = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return {
         **base_environment(),
         "LD_LIBRARY_PATH": os.pathsep.join(part for part in libraries if part),
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(packages)),
+        # The stub embeds Python, ignores PYTHONPATH, and takes the packages of the first python3 on the path.
+        "PATH": os.pathsep.join((str(Path(sys.prefix) / "bin"), "/usr/bin", "/bin")),
         "OMP_NUM_THREADS": "1",
     }

@@ -7,16 +7,17 @@ import pandas as pd
 import pytest
 
 from fx_dagster.market.bars import resample_bars
-from fx_dagster.market.timeframes import DAY_NS, Timeframe, to_server
+from fx_dagster.market.timeframes import DAY_NS, Timeframe, from_server
 
 Frames = dict[Timeframe, pd.DataFrame]
 
 
 def _openings(rows: int, step: int) -> np.ndarray:
-    start = np.datetime64("2017-01-08T22:00", "ns").astype(np.int64)
-    time = start + step * np.arange(int(rows * 1.45) + 3000, dtype=np.int64)
-    weekday = (to_server(time) // DAY_NS + 3) % 7
-    return time[weekday < 5][:rows]
+    # On the server's clock, where H4 and D1 lie on a grid that daylight saving does not shift.
+    start = np.datetime64("2017-01-09T00:00", "ns").astype(np.int64)
+    server = start + step * np.arange(int(rows * 1.45) + 3000, dtype=np.int64)
+    weekday = (server // DAY_NS + 3) % 7
+    return from_server(server[weekday < 5][:rows] if step <= DAY_NS else server[:rows])
 
 
 def _make(rows: int, *, seed: int = 0, base: Timeframe = Timeframe.H1, style: str = "walk") -> pd.DataFrame:

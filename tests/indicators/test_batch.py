@@ -64,19 +64,21 @@ class Recursive:
         return np.std(np.array(window) - window[-1])
 
     def levels(self, t):
-        first = t - 99
-        levels = {"high": [max(self.high[first : t + 1])], "low": [min(self.low[first : t + 1])]}
-        for sign, values, name in ((1, self.high, "high"), (-1, self.low, "low")):
+        levels = [max(self.high[t - 100 : t]), min(self.low[t - 100 : t])]
+        for sign, values in ((1, self.high), (-1, self.low)):
             swings = [
                 p
                 for p in range(3, t - 2)
                 if all(sign * values[p] > sign * values[p - k] for k in (1, 2, 3))
                 and all(sign * values[p] >= sign * values[p + k] for k in (1, 2, 3))
             ]
-            levels[name] += [values[p] for p in swings[-8:] if t - p < 100]
-        every = levels["high"] + levels["low"]
+            levels += [values[p] for p in swings[-8:] if t - p < 100]
         close = self.close[t]
-        return max(level for level in every if level <= close), min(level for level in every if level >= close)
+        lowest, highest = min(self.low[t - 99 : t + 1]), max(self.high[t - 99 : t + 1])
+        return (
+            max([lowest, *(level for level in levels if level <= close)]),
+            min([highest, *(level for level in levels if level >= close)]),
+        )
 
 
 def close_to(actual: np.ndarray, wanted: list[float], scale: float = 1.1) -> None:
@@ -102,7 +104,7 @@ def test_batch_equals_the_textbook_definitions(make_bars, seed, style):
     deviations = [plain.deviation(t) for t in range(19, 260)]
     close_to((value["bollinger_upper"] - value["bollinger_lower"]) / 4.0, deviations)
     close_to((value["bollinger_upper"] + value["bollinger_lower"]) / 2.0, plain.sma(20))
-    levels = [plain.levels(t) for t in range(99, 260)]
+    levels = [plain.levels(t) for t in range(100, 260)]
     close_to(value["support"], [level[0] for level in levels])
     close_to(value["resistance"], [level[1] for level in levels])
 
@@ -188,9 +190,9 @@ def test_the_coarse_trend_is_that_of_the_last_closed_bars(make_bars, with_contex
 
 @pytest.mark.parametrize("timeframe", [Timeframe.W1, Timeframe.MN1])
 def test_a_history_shorter_than_the_warm_up_is_all_nan(make_bars, timeframe):
-    bars = make_bars(12, base=Timeframe.W1)
+    bars = make_bars(10, base=Timeframe.W1)
     frame = compute_indicators({timeframe: bars}, timeframe)
-    assert len(frame) == 12
+    assert len(frame) == 10
     assert frame[COLUMNS].isna().all().all()
 
 

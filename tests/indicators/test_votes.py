@@ -52,7 +52,7 @@ def test_a_market_upside_down_votes_the_other_way(make_bars, seed):
     # Dyadic prices: turning them upside down around 4 rounds nothing.
     bars[PRICES] = np.round(bars[PRICES] * 2**20) / 2**20
     mirrored[["open", "low", "high", "close"]] = 4.0 - bars[PRICES].to_numpy()
-    np.testing.assert_allclose(cast(mirrored)[199:], -cast(bars)[199:], atol=2e-3)
+    np.testing.assert_allclose(cast(mirrored)[199:], -cast(bars)[199:], atol=1e-6)
 
 
 def test_a_steady_rise_is_followed_by_trends_and_faded_by_oscillators(make_bars):

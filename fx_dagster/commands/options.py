@@ -1,0 +1,26 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fx_dagster.settings import Settings
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="Folder of everything that is written. Default: FX_HOME, else a per-user data folder."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+
+
+def settings_of(home: Path | None) -> "Settings":
+    """Read the settings; ``home`` wins over the environment.
+
+    Raises:
+        SettingsError: a setting is unknown or impossible.
+    """
+    from fx_dagster.settings import load_settings
+
+    return load_settings({"FX_HOME": str(home.expanduser().absolute())} if home is not None else None)
