@@ -229,7 +229,8 @@ def ticks_are_fresh(lake: LakeResource, market: MarketResource) -> dg.AssetCheck
     """The lake is no more than a day of open market behind what its source has."""
     store, source = lake.open(), market.open()
     behind: dict[str, int] = {}
-    for symbol in source.symbols():
+    loaded = {keys["symbol"] for keys in store.keys("ticks")}
+    for symbol in loaded.intersection(source.symbols()):
         _, end = source.span(symbol)
         last = query_table(store, "ticks", "SELECT max(time) AS last FROM ticks WHERE symbol = $symbol", symbol=symbol)
         newest = int(last["last"].iloc[0]) if len(last) and pd.notna(last["last"].iloc[0]) else 0

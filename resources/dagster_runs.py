@@ -1,5 +1,6 @@
 """Launches Dagster runs through the web server's GraphQL and follows them in the instance."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 import dagster as dg
 
 from fx_dagster.errors import ServerError
+from fx_dagster.settings import Settings
+from resources.servers.process import dagster_environment
 
 POLL_S = 0.25
 
@@ -153,3 +156,13 @@ class RunLauncher:
                     )
                 )
         return outcomes
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Open the instance of this home: the one that its servers use.
+
+    The environment of this process is pointed at it, since Dagster's configuration reads it there.
+    """
+    os.environ.update(dagster_environment(settings))
+    os.environ["FX_POSTGRES_URL"] = settings.postgres.url.get_secret_value()
+    return dg.DagsterInstance.from_config(str(settings.dagster_home))

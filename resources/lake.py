@@ -246,8 +246,8 @@ class Lake:
         Raises:
             LakeError: the SQL is wrong or is no SELECT, or a file is corrupt.
         """
-        words = set(re.findall(r"\w+", sql))
-        tables = [table for table in self.tables() if table in words]
+        words = set(re.findall(r"\w+", sql.lower()))
+        tables = [table for table in self.tables() if table.lower() in words]
         try:
             with duckdb.connect() as connection:
                 kinds = [statement.type for statement in connection.extract_statements(sql)]
@@ -257,7 +257,8 @@ class Lake:
                 return connection.execute(sql, dict(parameters or {})).df()
         except duckdb.Error as error:
             raise LakeError(
-                f"query on the lake {self._root}: {error}", mend="check the SQL, and the file where one is named"
+                f"query on the lake {self._root}: {' '.join(str(error).split())}",
+                mend="check the SQL, and the file where one is named",
             ) from error
 
     def _prepare(self, connection: Any, tables: Sequence[str]) -> None:
@@ -270,7 +271,9 @@ class Lake:
                 f'CREATE VIEW "{table}" AS SELECT * FROM read_parquet([{paths}], '  # noqa: S608 - allow-listed names
                 "hive_partitioning = true, hive_types_autocast = false, union_by_name = true)"
             )
-        connection.execute(f"SET allowed_directories = [{_literal(self._duckdb_name(self._root) + '/')}]")
+        # Checked both as the pattern that the view says and as the file that it finds.
+        allowed = {self._duckdb_name(self._root), self._root if self._local else f"{self._protocol}://{self._root}"}
+        connection.execute(f"SET allowed_directories = [{', '.join(_literal(name + '/') for name in sorted(allowed))}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
 

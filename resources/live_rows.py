@@ -32,8 +32,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 _INTENT = """
 INSERT INTO trade_order (account, session_id, client_order_id, symbol, purpose, lots, stop, target, decided_ns,
-                         expires_ns, risk_money, epoch, comment, state, changed_ns)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'journalled', %s)"""
+                         expires_ns, risk_money, epoch, comment, state, changed_ns, position)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'journalled', %s, %s)"""
 
 # A restart lives through the same market again: an event that is there already must not move the order back.
 _TRANSITION = """
@@ -88,6 +88,7 @@ async def insert_entry(
         JournalError: the session is over, or was decided upon to that place before.
     """
     keys = (account, session_id)
+    position = entry.checkpoint.position if entry.checkpoint else 0
     if entry.checkpoint and not await _advance(connection, session_id, entry.checkpoint):
         if again:
             return
@@ -97,7 +98,7 @@ async def insert_entry(
         )
     async with connection.cursor() as cursor:
         await _many(cursor, _DECISION, [keys + _decision(row, epoch) for row in entry.decisions])
-        await _many(cursor, _INTENT, [keys + _intent(row, epoch) for row in entry.intents])
+        await _many(cursor, _INTENT, [keys + _intent(row, epoch, position) for row in entry.intents])
         await _many(cursor, _TRANSITION, [_transition(row) for row in entry.transitions])
         await _many(cursor, _DEAL, [keys + _deal(row) for row in entry.deals])
         await _many(cursor, _ACCOUNT, [_account(session_id, entry.account)] if entry.account else [])
@@ -127,10 +128,10 @@ def _decision(row: DecisionRecord, epoch: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _intent(row: OrderIntent, epoch: int) -> tuple[Any, ...]:
+def _intent(row: OrderIntent, epoch: int, position: int) -> tuple[Any, ...]:
     return (
         row.client_order_id, row.symbol, str(row.purpose), row.lots, row.stop, row.target, row.decided_ns,
-        row.expires_ns, row.risk_money, epoch, row.comment, row.decided_ns,
+        row.expires_ns, row.risk_money, epoch, row.comment, row.decided_ns, position,
     )  # fmt: skip
 
 
@@ -208,7 +209,7 @@ async def load_session(connection: Connection, session_id: int) -> SessionState:
         raise LookupError(f"there is no session {session_id}")
     orders = await connection.execute(
         "SELECT client_order_id, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money,"
-        " epoch, comment FROM trade_order WHERE session_id = %s AND decided_ns >= %s"
+        " epoch, comment FROM trade_order WHERE session_id = %s AND position = %s"
         " ORDER BY journalled_at, client_order_id",
         (session_id, row[2]),
     )

@@ -4,7 +4,8 @@ import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -35,7 +36,12 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Servers")(env)
 
 
-def up(home: HomeOption = None, as_json: JsonOption = False) -> None:
+DefinitionsOption = Annotated[
+    Path | None, typer.Option(hidden=True, help="Python file with other Dagster definitions than the project's.")
+]
+
+
+def up(home: HomeOption = None, as_json: JsonOption = False, definitions: DefinitionsOption = None) -> None:
     """Start all servers and Dagster's page, and keep them until Ctrl-C.
 
     PostgreSQL, Valkey, Triton and Dagster's code server, daemon and page, all on this machine only. A server that dies
@@ -46,7 +52,10 @@ def up(home: HomeOption = None, as_json: JsonOption = False) -> None:
     settings = settings_of(home)
     with ExitStack() as stack:
         with console.step("Starting the servers") as step:
-            group = stack.enter_context(ServerGroup(settings, on_event=show_event, on_triton_start=load_active_release))
+            group = ServerGroup(
+                settings, on_event=show_event, on_triton_start=load_active_release, definitions=definitions
+            )
+            stack.enter_context(group)
             step.result = f"data in {settings.home}"
         if as_json:
             console.print_json({"page": group.page, "home": str(settings.home), "servers": _rows(group.states())})
@@ -94,7 +103,7 @@ def down(home: HomeOption = None) -> None:
 
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show which servers run in this FX_HOME, and where. Exit code 1: not all do."""
-    from resources.servers.state import running_state
+    from resources.servers.state import HomeLock, running_state
 
     settings = settings_of(home)
     state = running_state(settings)
@@ -104,7 +113,9 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         document = {"running": state is not None, "home": str(settings.home), "page": page, "servers": _rows(servers)}
         console.print_json(document)
     elif state is None:
-        console.out.print(f"No servers run in {settings.home}. Start them: fx up", markup=False, soft_wrap=True)
+        starting = HomeLock(settings).holder() if HomeLock(settings).holder_pid() else ""
+        text = f"being started by {starting}" if starting else "none run; start them: fx up"
+        console.out.print(f"Servers of {settings.home}: {text}", markup=False, soft_wrap=True)
     else:
         _show_status(state, settings)
     if state is None or any(server.pid and not server.alive for server in servers):
@@ -112,12 +123,10 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 
 def _show_status(state: "GroupState", settings: "Settings") -> None:
-    console.out.print(f"Servers of {settings.home}, since {state.started}", markup=False, soft_wrap=True)
-    rows = [
-        (server.name, _word(server), server.address, server.pid or "", server.log or server.note)
-        for server in state.servers
-    ]
-    console.table(("server", "state", "address", "pid", "log"), rows)
+    console.out.print(f"Servers of {settings.home}, since {state.started}\n", markup=False, soft_wrap=True)
+    rows = [(server.name, _word(server), server.address or server.note, server.pid or "") for server in state.servers]
+    console.table(("server", "state", "address", "pid"), rows)
+    console.out.print(f"\nlogs in {settings.logs}", markup=False, soft_wrap=True)
 
 
 def _word(server: "ServerState") -> str:

@@ -75,7 +75,9 @@ class StepInputs(NamedTuple):
     tradable: Bool
     """Entries may be sent: session open, symbol not halted or close-only, features rebuilt after a gap."""
     fresh: Bool
-    """The quote is current; False where it is stale or the market is closed."""
+    """The quote is current; False where the feed is silent although the market is open: an outage, level 4."""
+    market_open: Bool
+    """False: weekend, holiday or daily break. Nothing is done, and it is no outage: the level stays as it is."""
 
 
 class AccountState(NamedTuple):
@@ -204,6 +206,7 @@ def empty_inputs(n: int, m: int) -> StepInputs:
         regime=np.full(n, Regime.UNKNOWN, dtype=np.int8),
         tradable=np.zeros(n, dtype=np.bool_),
         fresh=np.zeros(n, dtype=np.bool_),
+        market_open=np.ones(n, dtype=np.bool_),
     )
 
 

@@ -119,6 +119,7 @@ class Reason(IntFlag):
     HALTED = 1 << 25
     LEVEL_EMERGENCY = 1 << 26
     FOREIGN_POSITION = 1 << 27
+    MARKET_CLOSED = 1 << 28
 
 
 class Size(IntEnum):

@@ -165,6 +165,6 @@ class DecisionStep:
 
 
 _DTYPES: dict[str, type] = {
-    "active": np.bool_, "tradable": np.bool_, "fresh": np.bool_, "pending": np.bool_, "bar_time": np.int64,
+    "active": np.bool_, "tradable": np.bool_, "fresh": np.bool_, "market_open": np.bool_, "pending": np.bool_, "bar_time": np.int64,
     "regime": np.int8,
 }  # fmt: skip

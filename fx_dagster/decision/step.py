@@ -55,6 +55,7 @@ _R_EXPLORE, _R_COMMAND, _R_ENTER = int(Reason.EXPLORING), int(Reason.COMMANDED),
 _R_AGE, _R_REVERSAL, _R_FLATTEN = int(Reason.EXIT_AGE), int(Reason.EXIT_REVERSAL), int(Reason.EXIT_FLATTEN)
 _R_TIGHT, _R_HALTED = int(Reason.STOP_TIGHTENED), int(Reason.HALTED)
 _R_EMERGENCY, _R_FOREIGN = int(Reason.LEVEL_EMERGENCY), int(Reason.FOREIGN_POSITION)
+_R_CLOSED = int(Reason.MARKET_CLOSED)
 
 _S_KELLY, _S_VOLATILITY, _S_CONFIDENCE = int(Size.KELLY), int(Size.VOLATILITY), int(Size.CONFIDENCE)
 _S_DRAWDOWN, _S_RISK, _S_REGIME = int(Size.DRAWDOWN), int(Size.RISK_CAP), int(Size.REGIME_CAP)
@@ -462,7 +463,8 @@ def _decide_row(
     quote_valid = math.isfinite(bid) and math.isfinite(ask) and 0.0 < bid <= ask
     held = positions.lots[i]
     account_valid = _account_valid(account) and math.isfinite(held)
-    usable = quote_valid and inputs.fresh[i]
+    market_open = inputs.market_open[i]
+    usable = quote_valid and inputs.fresh[i] and market_open
     new_bar = inputs.bar_time[i] > state.bar_time[i]
     if new_bar:
         state.bar_time[i] = inputs.bar_time[i]
@@ -473,7 +475,9 @@ def _decide_row(
     reasons = 0
     if not quote_valid:
         reasons |= _R_QUOTE
-    if not inputs.fresh[i]:
+    if not market_open:
+        reasons |= _R_CLOSED
+    elif not inputs.fresh[i]:
         reasons |= _R_STALE
     if not account_valid:
         reasons |= _R_ACCOUNT
@@ -483,9 +487,10 @@ def _decide_row(
     if foreign != 0.0:
         reasons |= _R_FOREIGN
     out.reasons[i] = reasons
-    _observe_level(config, i, inputs, account, usable and account_valid, state, out)
+    if market_open:
+        _observe_level(config, i, inputs, account, usable and account_valid, state, out)
     out.breakers[i] = breakers | _symbol_breakers(config, i, inputs, quote_valid, state)
-    _signals(config, i, inputs, new_bar and usable, state, out)
+    _signals(config, i, inputs, new_bar and quote_valid, state, out)
     _validation(config, i, inputs, state, out)
     if positions.pending[i]:
         out.reasons[i] |= _R_PENDING

@@ -105,7 +105,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """What is committed together, or not at all. Decisions and intents come only with a checkpoint.
+    """What is committed together, or not at all. Decisions, intents and deals come only with a checkpoint.
 
     A new intent is committed in state ``journalled``: only after that may it be sent.
     """
@@ -122,11 +122,12 @@ class JournalEntry:
 
 @dataclass(frozen=True)
 class KillSwitch:
-    """Whether a person stopped the account, and how hard."""
+    """Whether a person stopped the account, and how hard; ``resumed_ns`` is when one last let it trade again."""
 
     engaged: bool = False
     flatten: bool = False
     reason: str = ""
+    resumed_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class SessionState:
         position: see :class:`Checkpoint`; ``replay_start`` in a new session.
         clock: where the market's clock was last seen.
         snapshot: state at ``position``; None in a new session.
-        unsettled: intents of the last step that were journalled, so that they may or may not have been sent.
+        unsettled: intents journalled with the last checkpoint, which may or may not have been sent since.
         finished: whether the tape is over.
     """
 

@@ -171,7 +171,9 @@ def calibration_figure(metrics: Mapping[str, Metrics]) -> Figure | None:
             line={"color": palette.MUTED.light, "dash": "dot", "width": 1.5},
         )
     )  # fmt: skip
-    for colour, symbol, (name, table) in zip(palette.SERIES, ("circle", "diamond", "square") * 2, tables.items(), strict=False):
+    for colour, symbol, (name, table) in zip(
+        palette.SERIES, ("circle", "diamond", "square") * 2, tables.items(), strict=False
+    ):
         bounds = [wilson_interval(round(row.up_share * row.rows), row.rows) for row in table]
         figure.add_scatter(
             x=[row.p_up_mean for row in table], y=[row.up_share for row in table], mode="lines+markers",

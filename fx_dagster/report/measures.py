@@ -44,12 +44,12 @@ def success_measures(
 
 
 def _absent(name: str, unit: str, target: str, why: str) -> Measure:
-    return Measure.model_validate({"name": name, "value": None, "unit": unit, "target": target, "met": None, "why": why})
+    return Measure.model_validate(
+        {"name": name, "value": None, "unit": unit, "target": target, "met": None, "why": why}
+    )
 
 
-def _gain(
-    backtest: BacktestSummary | None, metric: DifferenceName, name: str, gain_min: float, target: str
-) -> Measure:
+def _gain(backtest: BacktestSummary | None, metric: DifferenceName, name: str, gain_min: float, target: str) -> Measure:
     if backtest is None:
         return _absent(name, "fraction", target, "no backtest was run")
     control = getattr(backtest.control, metric)
@@ -67,9 +67,7 @@ def _gain(
         why = "below the target"
     elif not settled(found):
         why = "the interval includes zero: it may be chance"
-    return Measure(
-        name=name, value=value, unit="fraction", interval=interval, target=target, met=not why, why=why
-    )
+    return Measure(name=name, value=value, unit="fraction", interval=interval, target=target, met=not why, why=why)
 
 
 def _scaled(interval: Interval | None, factor: float) -> Interval | None:

@@ -19,7 +19,11 @@ def downsample_bars(bars: pd.DataFrame, n_max: int) -> tuple[pd.DataFrame, int]:
         return bars[["time", "open", "high", "low", "close"]].reset_index(drop=True), 1
     group = np.arange(len(bars)) // run
     joined = bars.groupby(group).agg(
-        time=("time", "first"), open=("open", "first"), high=("high", "max"), low=("low", "min"), close=("close", "last")
+        time=("time", "first"),
+        open=("open", "first"),
+        high=("high", "max"),
+        low=("low", "min"),
+        close=("close", "last"),
     )
     return joined.reset_index(drop=True), run
 

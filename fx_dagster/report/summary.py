@@ -79,7 +79,9 @@ class DataSummary(_Part):
     ticks_modelled: bool = Field(description="Whether ticks were modelled from bars, for want of real ones.")
     start: UtcTime | None = Field(None, description="First bar's opening.")
     end: UtcTime | None = Field(None, description="End of the last bar.")
-    rows: dict[str, Count] = Field(default_factory=dict, description="Rows by table of the lake (`bars/H1`, `features`).")
+    rows: dict[str, Count] = Field(
+        default_factory=dict, description="Rows by table of the lake (`bars/H1`, `features`)."
+    )
     quarantined: dict[str, Count] = Field(default_factory=dict, description="Rows put aside, by reason.")
 
 
@@ -157,7 +159,9 @@ class BacktestSummary(_Part):
     system: Performance = Field(description="The AI-assisted system.")
     control: Performance = Field(description="The traditional control: indicators only, the same risk rules and costs.")
     differences: tuple[Difference, ...] = Field((), description="System less control.")
-    traded: Accuracy | None = Field(None, description="Directional accuracy on the bars that the system chose to trade.")
+    traded: Accuracy | None = Field(
+        None, description="Directional accuracy on the bars that the system chose to trade."
+    )
     coverage: Share | None = Field(None, description="Share of bars that the system chose to trade.")
 
 
@@ -175,10 +179,14 @@ class KillDrill(_Part):
     """Triton killed on purpose in the middle of the session; wall-clock times."""
 
     killed_at: UtcTime = Field(description="When the server was killed.")
-    lower_at: UtcTime | None = Field(None, description="First decision after it, at a lower level; null: there was none.")
+    lower_at: UtcTime | None = Field(
+        None, description="First decision after it, at a lower level; null: there was none."
+    )
     lower_level: int | None = Field(None, description="That decision's level.")
     lower_latency_ms: float | None = Field(None, description="That decision's end-to-end latency.")
-    late: Count = Field(0, description="Decisions between the kill and that one that still used the models; 0 is right.")
+    late: Count = Field(
+        0, description="Decisions between the kill and that one that still used the models; 0 is right."
+    )
     server_back_at: UtcTime | None = Field(None, description="When the server answered again; null: not seen.")
     level_back_at: UtcTime | None = Field(None, description="First decision at the former level again; null: not seen.")
 
@@ -207,7 +215,9 @@ class LiveSummary(_Part):
     net_return: float | None = Field(None, description="Of the paper account.")
     end_to_end: Latency = Field(description="Arrival of the tick that closed the bar → end of the decision.")
     model_call: Latency = Field(description="The session's own calls of the models, as the engine waited for them.")
-    bare_call: Latency = Field(description="The same request sent to Triton by itself, nothing else running: the floor.")
+    bare_call: Latency = Field(
+        description="The same request sent to Triton by itself, nothing else running: the floor."
+    )
     uptime: Share | None = Field(None, description="Share of the session in which the engine was alive.")
     kill_drill: KillDrill | None = Field(None, description="Null: no server was killed in this session.")
 

@@ -127,7 +127,9 @@ def _edge(summary: Summary) -> Finding:
         f"{best.accuracy.n:,} bars that it had not seen (95 % interval {between(best.accuracy.interval)})."
     )
     if (best.accuracy.value or 0.0) >= LEAK_ACCURACY:
-        return Finding("Prediction", f"{said} On bars of this kind that is almost certainly a leak: distrust it.", "bad")
+        return Finding(
+            "Prediction", f"{said} On bars of this kind that is almost certainly a leak: distrust it.", "bad"
+        )
     compared = f"always naming the commoner direction gets {percent(best.majority_class)}"
     if best.break_even is not None:
         compared += f", and trading pays its costs only from {percent(best.break_even)}"

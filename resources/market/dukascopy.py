@@ -1,8 +1,8 @@
 """Dukascopy's M1 bars of both sides, over the internet, through ``dukascopy-python``.
 
-Bars are bid bars with a real spread: the mean of ask minus bid at opening and close. Times are UTC. Volume is in units
-of the base currency; a tick stands for three million (see ``bar_source.UNITS_A_TICK``). Ticks are modelled from the
-bars. History is fetched month by month when it is asked for, and kept in memory; the lake keeps it for good.
+Bars are bid bars with a real spread: the mean of ask minus bid at open, high, low and close. Times are UTC. Volume is
+in units of the base currency; a tick stands for three million (see ``bar_source.UNITS_A_TICK``). Ticks are modelled
+from the bars. History is fetched month by month when it is asked for, and kept in memory; the lake keeps it for good.
 
 ``dukascopy-python`` waits for the server without limit and swallows errors while it retries. Here it makes one attempt
 at a time, on a thread of its own under a deadline, and attempts are repeated with growing pauses.
@@ -131,9 +131,9 @@ def join_sides(symbol: str, bid: pd.DataFrame, ask: pd.DataFrame, *, start: int,
     bid = _rows_of(symbol, bid, start, end)
     opposite = _rows_of(symbol, ask, start, end).reindex(bid.index)
     point = instrument(symbol).point
-    at_edges = opposite[["open", "close"]].to_numpy(np.float64) - bid[["open", "close"]].to_numpy(np.float64)
-    spread = np.nan_to_num(np.round(at_edges.mean(axis=1) / point, 3), nan=0.0)
     prices = bid[list(_PRICES)].to_numpy(np.float64)
+    between = opposite[list(_PRICES)].to_numpy(np.float64) - prices
+    spread = np.nan_to_num(np.round(between.mean(axis=1) / point, 3), nan=0.0)
     units = bid["volume"].to_numpy(np.float64)
     return bar_frame(bid.index.to_numpy(np.int64), prices, tick_volume_of_units(units), spread)
 

@@ -14,8 +14,8 @@ M1 of bid and ask      ``GBPUSD_M1_2012-02_bid``, ``…_ask``            ``times
 
 A folder is either a tick source or a bar source, whichever most of its symbols are (ticks in a tie); the others are
 left out, and named. A symbol with a pair of sides and plain M1 is read from the pair, which has real spreads: those of
-a bar are the mean of the spreads at its opening and close. HistData counts no volume: a bar stands for the four ticks
-that are modelled from it.
+a bar are the mean of what lies between the sides at open, high, low and close. HistData counts no volume: a bar stands
+for the four ticks that are modelled from it.
 
 Refused, with file, row and column: see :mod:`fx_dagster.market.source`. Duplicated or unordered bars are refused;
 ticks that are duplicated, out of order or not above 0 are handed on for quarantine, unless more than one in a hundred
@@ -262,7 +262,7 @@ def read_ticks(path: Path) -> pd.DataFrame:
     prices = rows.matrix(("bid", "ask"))
     refuse_bad_prices(str(path), ("bid", "ask"), prices, lambda index: row_of(data, 0, index), BAD_SHARE_MAX)
     flags = np.full(len(time), TickFlag.BID | TickFlag.ASK, dtype=np.int32)
-    return tick_frame(time - NEW_YORK_STANDARD_NS, *prices.T, rows.numbers["volume"], flags)
+    return tick_frame(time - NEW_YORK_STANDARD_NS, prices[:, 0], prices[:, 1], rows.numbers["volume"], flags)
 
 
 def read_m1(path: Path) -> pd.DataFrame:
@@ -302,8 +302,9 @@ def read_pair(bid: Path, ask: Path, point: float) -> pd.DataFrame:
             f"{bid} and {ask.name} do not have the same bars, first at {np.datetime_as_string(alone, unit='s')[0]} UTC",
             mend="export both sides again over the same days",
         )
-    at_edges = (ask_prices - prices)[:, (0, 3)]
-    spread = np.round(at_edges.mean(axis=1) / point, 3)
+    # A side's prices need not be of the same instants as the other's: all four together say most. What is still below
+    # 0 is no spread, and goes to quarantine.
+    spread = np.round((ask_prices - prices).mean(axis=1) / point, 3)
     return bar_frame(time, prices, np.full(len(time), UNKNOWN_TICK_VOLUME), spread)
 
 

@@ -1,8 +1,8 @@
 """Bars in the files that MetaTrader 5's History Center exports.
 
 A folder of ``<SYMBOL>_<TIMEFRAME>.csv`` (also ``.csv.gz``, and with the ``_<from>_<to>`` that MetaTrader adds), tabs or
-commas between the columns ``<DATE> <TIME> <OPEN> <HIGH> <LOW> <CLOSE> <TICKVOL> <VOL> <SPREAD>``; D1 and longer may lack ``<TIME>``, and ``<VOL>`` and ``<SPREAD>`` may be missing. Names of brokers (``EURUSD.m``, ``GOLD``) are
-resolved. Prices are bids, times the opening on the broker's server clock (New York + 7 h), converted to UTC by zone
+commas between the columns ``<DATE> <TIME> <OPEN> <HIGH> <LOW> <CLOSE> <TICKVOL> <VOL> <SPREAD>``; D1 and longer may
+lack ``<TIME>``, and all may lack ``<VOL>`` and ``<SPREAD>``. Names of brokers (``EURUSD.m``, ``GOLD``) are resolved. Prices are bids, times the opening on the broker's server clock (New York + 7 h), converted to UTC by zone
 rules; a file with bars at the server's weekend is on another clock and refused. A spread of 0 means that the export
 has none: it is modelled.
 

@@ -41,6 +41,7 @@ EventKind = Literal["starting", "ready", "external", "skipped", "died", "failed"
 STOP_WITHIN_S = 14.0
 _WORKERS_S = 6.0
 _POLL_S = 0.05
+_RELEASE_RETRY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -260,13 +261,27 @@ class ServerGroup:
         )
 
     def _load_release(self) -> None:
+        """Load the active release, now or, where something it needs is away, as soon as that is back."""
+        if not self._release_loaded():
+            threading.Thread(target=self._retry_release, name="fx-release", daemon=True).start()
+
+    def _retry_release(self) -> None:
+        triton = self.triton.process if self.triton is not None else None
+        while not self._giving_up.wait(_RELEASE_RETRY_S):
+            # A Triton started since then has its own attempts.
+            if self.triton is None or self.triton.process is not triton or self._release_loaded():
+                return
+
+    def _release_loaded(self) -> bool:
         if self._on_triton_start is None:
-            return
+            return True
         try:
             self._on_triton_start(self.settings_for_children())
         except FxError as error:
             # A session without its models trades at the traditional level, which is better than no session.
             self._tell("Triton", "failed", f"the active release is not loaded: {error}")
+            return False
+        return True
 
     def _external(self, name: str, setting: str) -> None:
         self.skipped[name] = f"yours ({setting})"

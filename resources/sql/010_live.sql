@@ -96,12 +96,14 @@ CREATE TABLE trade_order (
     risk_money      double precision NOT NULL,
     epoch           bigint NOT NULL,
     comment         text NOT NULL,
+    position        bigint NOT NULL,
     state           text NOT NULL,
     broker_order    bigint NOT NULL DEFAULT 0,
     changed_ns      bigint NOT NULL,
     journalled_at   timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX trade_order_session ON trade_order (session_id, decided_ns);
+CREATE INDEX trade_order_session ON trade_order (session_id, position);
+COMMENT ON COLUMN trade_order.position IS 'Of the checkpoint it was journalled with.';
 COMMENT ON COLUMN trade_order.lots IS 'Signed: above 0 buys; 0 in an order that only moves stop or target.';
 
 CREATE TABLE order_event (

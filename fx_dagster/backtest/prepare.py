@@ -1,0 +1,237 @@
+"""From frames to the aligned arrays that the replay runs on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fx_dagster.backtest.costs import bar_spreads
+from fx_dagster.decision.arrays import VOTES, Bool, Float64, Int8, Int64
+from fx_dagster.decision.codes import Regime
+from fx_dagster.decision.inputs import aligned, cross_symbol, spread_medians, traditional_signals, trading_day, volatilities
+from fx_dagster.errors import DataError
+from fx_dagster.execution.conversion import conversion_paths, converted
+from fx_dagster.execution.swap import swap_nights
+from fx_dagster.indicators.votes import votes, warm
+from fx_dagster.market.instruments import Instrument, instrument
+from fx_dagster.market.timeframes import Timeframe, bar_close
+
+MODEL_COLUMNS = ("p_up_xgboost", "p_up_random_forest")
+"""Columns of PREDICTIONS in the order of the step's ``p_up``."""
+
+
+class Market(NamedTuple):
+    """History of ``n`` symbols on one grid of ``t`` bars; where ``has_bar`` is False a symbol's numbers are NaN."""
+
+    time: Int64
+    """``[t]`` opening of the bars, ns UTC."""
+    close_time: Int64
+    """``[t]`` when they close: the time of the decision."""
+    trading_day: Int64
+    """``[t]`` trading day of the decision."""
+    has_bar: Bool
+    open: Float64
+    high: Float64
+    low: Float64
+    close: Float64
+    spread: Float64
+    """``[t, n]`` ask − bid of the bar, in price."""
+    nights: Int64
+    """``[t, n]`` nights of swap that fell due since the symbol's bar before."""
+    atr: Float64
+    volatility_short: Float64
+    volatility_long: Float64
+    spread_median: Float64
+    votes: Float64
+    """``[t, n, 13]``."""
+    p_up: Float64
+    """``[t, n, m]`` out-of-fold predictions; NaN: absent."""
+    confidence: Float64
+    agreement: Float64
+    correlation_shift: Float64
+    conversion: Float64
+    """``[t, n]`` account currency per profit currency at the bar's close."""
+    regime: Int8
+    market_open: Bool
+    """``[t, n]`` whether the market is open at the decision; orders of a closed market are not given."""
+
+
+@dataclass(frozen=True)
+class SymbolHistory:
+    """Frames of one symbol on the base timeframe: BARS, its INDICATORS, and PREDICTIONS where there are models."""
+
+    bars: pd.DataFrame
+    indicators: pd.DataFrame
+    predictions: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """What a backtest runs on.
+
+    Attributes:
+        timeframe: base timeframe.
+        instruments: one a symbol, in the order of the columns.
+        account_currency: what ``market.conversion`` leads to.
+        market: aligned arrays.
+    """
+
+    timeframe: Timeframe
+    instruments: tuple[Instrument, ...]
+    account_currency: str
+    market: Market
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Canonical symbols, in the order of the columns."""
+        return tuple(item.symbol for item in self.instruments)
+
+    def window(self, start: int | None = None, end: int | None = None) -> "History":
+        """Return the part whose bars open in ``[start, end)`` (ns UTC); what was computed before keeps its history."""
+        time = self.market.time
+        first = 0 if start is None else int(np.searchsorted(time, start))
+        last = len(time) if end is None else int(np.searchsorted(time, end))
+        cut = Market(*(np.ascontiguousarray(array[first:last]) for array in self.market))
+        return History(self.timeframe, self.instruments, self.account_currency, cut)
+
+
+def prepare(
+    histories: Mapping[str, SymbolHistory], timeframe: Timeframe, *, account_currency: str = "USD",
+    model_columns: Sequence[str] = MODEL_COLUMNS, instruments: Sequence[Instrument] | None = None,
+) -> History:  # fmt: skip
+    """Return the aligned arrays of one or several symbols that share an account.
+
+    Args:
+        histories: frames by canonical symbol; every frame ascending in ``time`` (bar openings, ns UTC).
+        timeframe: base timeframe of all of them.
+        account_currency: ISO code.
+        model_columns: columns of PREDICTIONS that become ``p_up``, in the order that the models have in the step.
+        instruments: specifications in the order of ``histories``; the catalogue's where not given.
+
+    Raises:
+        DataError: a frame is empty, unordered or lacks a column.
+        SettingsError: the symbols do not connect a profit currency with the account's.
+    """
+    if not histories:
+        raise DataError("a backtest needs at least one symbol", mend="pass its frames")
+    items = tuple(instruments) if instruments is not None else tuple(instrument(symbol) for symbol in histories)
+    for item, history in zip(items, histories.values(), strict=True):
+        _check(item.symbol, history)
+    columns = [
+        _columns(item, history, timeframe, model_columns)
+        for item, history in zip(items, histories.values(), strict=True)
+    ]
+    times = [history.bars["time"].to_numpy(np.int64) for history in histories.values()]
+    tables = {name: aligned(times, [column[name] for column in columns])[1] for name in columns[0] if name not in _DEEP}
+    grid = np.unique(np.concatenate(times))
+    deep = {name: _aligned_deep(grid, times, [column[name] for column in columns]) for name in _DEEP}
+    return History(timeframe, items, account_currency, _market(grid, timeframe, items, account_currency, tables, deep))
+
+
+_DEEP = ("votes", "p_up")
+_PRICES = ("open", "high", "low", "close")
+
+
+def _market(
+    grid: Int64, timeframe: Timeframe, items: Sequence[Instrument], account_currency: str,
+    tables: dict[str, Float64], deep: dict[str, Float64],
+) -> Market:  # fmt: skip
+    close_time = bar_close(grid, timeframe)
+    close = tables["close"]
+    shape = close.shape
+    equal = (1.0 / VOTES,) * VOTES
+    signals = np.column_stack([traditional_signals(deep["votes"][:, i], equal) for i in range(shape[1])])
+    agreement, shift = cross_symbol(close, signals)
+    return Market(
+        time=grid,
+        close_time=close_time,
+        trading_day=trading_day(close_time),
+        has_bar=np.isfinite(close),
+        **{name: tables[name] for name in _PRICES},
+        spread=tables["spread"],
+        nights=np.nan_to_num(tables["nights"]).astype(np.int64),
+        atr=tables["atr"],
+        volatility_short=tables["volatility_short"],
+        volatility_long=tables["volatility_long"],
+        spread_median=tables["spread_median"],
+        votes=deep["votes"],
+        p_up=deep["p_up"],
+        confidence=np.full(shape, np.nan),
+        agreement=agreement,
+        correlation_shift=shift,
+        conversion=_conversion(close, items, account_currency),
+        regime=np.full(shape, Regime.UNKNOWN, dtype=np.int8),
+        market_open=np.column_stack([item.session.is_open(close_time) for item in items]),
+    )
+
+
+def _columns(
+    item: Instrument, history: SymbolHistory, timeframe: Timeframe, model_columns: Sequence[str]
+) -> dict[str, Float64]:
+    bars = history.bars
+    time = bars["time"].to_numpy(np.int64)
+    close = bars["close"].to_numpy(np.float64)
+    indicators = history.indicators.set_index("time").reindex(time).reset_index()
+    said = votes(indicators, close)
+    said[~warm(indicators)] = np.nan
+    short, long = volatilities(close, timeframe)
+    spread = bar_spreads(bars, item)
+    return {
+        **{name: bars[name].to_numpy(np.float64) for name in _PRICES},
+        "spread": spread,
+        "nights": swap_nights(time, item.triple_swap_weekday).astype(np.float64),
+        "atr": indicators["atr_14"].to_numpy(np.float64),
+        "volatility_short": short,
+        "volatility_long": long,
+        "spread_median": spread_medians(spread),
+        "votes": said,
+        "p_up": _predictions(item.symbol, history.predictions, time, model_columns),
+    }
+
+
+def _predictions(symbol: str, frame: pd.DataFrame | None, time: Int64, model_columns: Sequence[str]) -> Float64:
+    if frame is None or frame.empty:
+        return np.full((len(time), len(model_columns)), np.nan)
+    missing = [name for name in ("time", *model_columns) if name not in frame.columns]
+    if missing:
+        raise DataError(f"predictions of {symbol}: column {missing[0]} is missing", mend="pass a PREDICTIONS frame")
+    own = frame[frame["symbol"] == symbol] if "symbol" in frame.columns else frame
+    if own["time"].duplicated().any():
+        raise DataError(f"predictions of {symbol}: a bar is predicted twice", mend="pass one prediction a bar")
+    return own.set_index("time")[list(model_columns)].reindex(time).to_numpy(np.float64)
+
+
+def _check(symbol: str, history: SymbolHistory) -> None:
+    for name, frame, columns in (
+        ("bars", history.bars, ("time", *_PRICES, "spread")),
+        ("indicators", history.indicators, ("time", "atr_14")),
+    ):
+        missing = [column for column in columns if column not in frame.columns]
+        if missing:
+            raise DataError(f"{name} of {symbol}: column {missing[0]} is missing", mend=f"it needs {', '.join(columns)}")
+        time = frame["time"].to_numpy(np.int64)
+        if len(time) == 0:
+            raise DataError(f"{name} of {symbol} are empty", mend="materialise them first")
+        if len(time) > 1 and not (np.diff(time) > 0).all():
+            raise DataError(f"{name} of {symbol} are not in the order of time", mend="sort them and drop duplicates")
+    prices = history.bars[list(_PRICES)].to_numpy(np.float64)
+    bad = ~(np.isfinite(prices) & (prices > 0)).all(axis=1)
+    if bad.any():
+        raise DataError(f"bars of {symbol}, row {int(bad.argmax())}: impossible price", mend="validate bars first")
+
+
+def _aligned_deep(grid: Int64, times: Sequence[Int64], values: Sequence[Float64]) -> Float64:
+    table = np.full((len(grid), len(times), values[0].shape[1]), np.nan)
+    for column, (time, value) in enumerate(zip(times, values, strict=True)):
+        table[np.searchsorted(grid, time), column] = value
+    return table
+
+
+def _conversion(close: Float64, items: Sequence[Instrument], account_currency: str) -> Float64:
+    known = pd.DataFrame(close).ffill().to_numpy()
+    price = {item.symbol: known[:, i] for i, item in enumerate(items)}
+    paths = conversion_paths(items, account_currency)
+    one = np.ones(len(close))
+    return np.ascontiguousarray(np.column_stack([converted(paths[item.symbol], price, one) for item in items]))
