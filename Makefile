@@ -1,30 +1,51 @@
 .DEFAULT_GOAL := help
-TRITON_WHEEL := nvidia-pytriton==0.7.0
+.DELETE_ON_ERROR:
 VENV := .venv
-PY := $(VENV)/bin/python
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+# The first Python 3.11 that runs; looked for only when something is to be set up.
+PYTHON = $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v $$p && break; done)
 
-.PHONY: help setup demo test lock clean
+.PHONY: help setup demo test lint lock clean
 
 help:
-	@echo "make demo   set everything up and run the main job on real data"
-	@echo "make test   set up what is missing and run every check and test"
+	@echo "make demo    set everything up and run the main job on real data (ARGS='--help' tells of its options)"
+	@echo "make test    set up what is missing, then run every check and test"
+	@echo "make setup   only set up: .venv with the locked packages and Triton's runtime"
+	@echo "make lint    only style, types and the rules of who may import whom"
+	@echo "make lock    resolve requirements.lock anew from pyproject.toml"
+	@echo "make clean   remove .venv and caches; data stays"
 
 setup: $(VENV)/.ready
 
-# Triton's wheel asks for numpy < 2; it is installed beside the environment and runs under it.
-$(VENV)/.ready: requirements.lock pyproject.toml
-	python3 -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -q -r requirements.lock
-	$(PY) -m pip install --disable-pip-version-check -q --no-deps -e .
-	$(PY) -m pip install --disable-pip-version-check -q --no-deps --upgrade --target $(VENV)/triton $(TRITON_WHEEL)
-	touch $@
+$(VENV)/.ready: requirements.lock pyproject.toml .ci/bootstrap.py
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: there is no Python 3.11 here ($$(python3 --version 2>&1 || echo 'no python3')) → install it" >&2; \
+		exit 1; \
+	fi
+	@"$(PYTHON)" .ci/bootstrap.py
 
 demo: setup
-	$(VENV)/bin/fx demo
+	@$(BIN)/fx demo $(ARGS)
 
-test: setup
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
-	$(PY) -m pytest
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(PY) -W ignore::DeprecationWarning -m mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(PY) -m pytest $(ARGS)
+
+# torch's local CPU build and the index's are one release: the lock file names the release only.
+lock: setup
+	$(PY) -m piptools compile --quiet --upgrade --extra dev --strip-extras --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
+		--output-file requirements.lock.new pyproject.toml
+	sed -i.bak -e 's/+cpu\([^[:alnum:]]\|$$\)/\1/' -e '/^# The following packages/,$$d' requirements.lock.new
+	rm -f requirements.lock.new.bak
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -41,26 +41,33 @@ def frame_span(frame: pd.DataFrame) -> dict[str, dg.MetadataValue]:
 
 def price_picture(bars: pd.DataFrame, title: str) -> dg.MetadataValue:
     """Draw the closes of a BARS frame."""
-    from fx_dagster.report.plots import line_png, png_markdown
+    from fx_dagster.report.plots import line_png
 
     if bars.empty:
         return dg.MetadataValue.text("no bars")
     time = pd.to_datetime(bars["time"], utc=True)
-    return dg.MetadataValue.md(png_markdown(line_png(time, {"close": bars["close"]}, title=title)))
+    return picture(line_png(time, {"close": bars["close"]}, title=title))
+
+
+def picture(png: bytes) -> dg.MetadataValue:
+    """Show a PNG."""
+    from fx_dagster.report.plots import png_markdown
+
+    return dg.MetadataValue.md(png_markdown(png))
 
 
 def calibration_picture(metrics: Metrics, title: str) -> dg.MetadataValue:
     """Draw what was said beside what happened."""
-    from fx_dagster.report.plots import calibration_png, png_markdown
+    from fx_dagster.report.plots import calibration_png
 
-    return dg.MetadataValue.md(png_markdown(calibration_png({title: metrics.calibration}, title="Said and happened")))
+    return picture(calibration_png({title: metrics.calibration}, title="Said and happened"))
 
 
 def importance_picture(importance: Mapping[str, float], title: str) -> dg.MetadataValue:
     """Draw the most important features."""
-    from fx_dagster.report.plots import bar_png, png_markdown
+    from fx_dagster.report.plots import bar_png
 
-    return dg.MetadataValue.md(png_markdown(bar_png(importance, title=f"{title}: share of gain", unit="share")))
+    return picture(bar_png(importance, title=f"{title}: share of gain", unit="share"))
 
 
 def _utc(time_ns: int) -> str:

@@ -148,5 +148,7 @@ def fold_frame(folds: tuple[Metrics, ...]) -> pd.DataFrame:
     )
 
 
-MODEL_ASSETS = {name: model_asset(name) for name in FAMILIES}
+MODELS = [model_asset(name) for name in FAMILIES]
 """One asset a model family; a new family in the domain is a new asset here."""
+
+MODEL_ASSETS = dict(zip(FAMILIES, MODELS, strict=True))

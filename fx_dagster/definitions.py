@@ -1,20 +1,14 @@
 """The one place where assets, checks, jobs, schedules, sensors and resources meet."""
 
-import warnings
-
 import dagster as dg
 
-# Partitioned checks and back-fill policies are marked beta or preview; what they do is pinned by the lock file and tests.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-
-import assets  # noqa: E402
-from fx_dagster.jobs import ASSET_JOBS  # noqa: E402
-from fx_dagster.live_job import live_session, live_trading_job  # noqa: E402
-from fx_dagster.schedules import SCHEDULES  # noqa: E402
-from fx_dagster.sensors import live_trading_sensor  # noqa: E402
-from fx_dagster.symbols_sensor import symbols_sensor  # noqa: E402
-from resources.dagster_resources import all_resources  # noqa: E402
+import assets
+from fx_dagster.jobs import ASSET_JOBS
+from fx_dagster.live_job import live_session, live_trading_job
+from fx_dagster.schedules import SCHEDULES
+from fx_dagster.sensors import live_trading_sensor
+from fx_dagster.symbols_sensor import symbols_sensor
+from resources.dagster_resources import all_resources
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",

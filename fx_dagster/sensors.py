@@ -96,9 +96,7 @@ def judge_runs(runs: Sequence[RunView], kill: KillState, *, now_s: float, stale_
         heard = f", heartbeat {now_s - run.heartbeat_s:.0f} s ago" if run.heartbeat_s else ""
         return Verdict(stale, f"run {run.run_id[:8]} is {run.status.value.lower()}{heard}")
     if kill.engaged:
-        return Verdict(
-            stale, f"kill switch is on ({kill.reason or 'no reason given'}): `fx resume` turns it off"
-        )
+        return Verdict(stale, f"kill switch is on ({kill.reason or 'no reason given'}): `fx resume` turns it off")
     last = None if stale else max((run for run in runs if run.finished), key=lambda run: run.ended_s or 0, default=None)
     if last is not None and last.status is DagsterRunStatus.CANCELED and not _resumed_after(kill.resumed_at, last):
         return Verdict(stale, f"run {last.run_id[:8]} was cancelled by a person: `fx resume` starts it again")

@@ -249,6 +249,11 @@ class Settings(BaseSettings):
         return self.home / "candidates" / self.source.kind
 
     @property
+    def evaluation(self) -> Path:
+        """Numbers of the newest backtest."""
+        return self.home / "evaluation" / self.source.kind
+
+    @property
     def reports(self) -> Path:
         """Reports, newest under ``latest``."""
         return self.home / "reports"

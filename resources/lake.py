@@ -289,11 +289,19 @@ class Lake:
         self._fs.invalidate_cache()
         if not self._fs.exists(root):
             return []
-        # Folders nest in the order of KEYS: a known symbol saves listing all others.
-        folder = f"{root}/symbol={given['symbol']}" if "symbol" in given else root
-        found = sorted(str(path) for path in self._fs.find(folder if self._fs.exists(folder) else root))
+        found = sorted(str(path) for path in self._fs.find(self._narrowest(root, given)))
         files = [(path, _keys_of(path[len(root) :])) for path in found if path.endswith(f"/{FILE}")]
         return [(path, keys) for path, keys in files if all(keys.get(name) == value for name, value in given.items())]
+
+    def _narrowest(self, root: str, given: Mapping[str, str]) -> str:
+        """Return the deepest folder that holds all files wanted: a known symbol saves listing all others."""
+        folder = root
+        for name in KEYS:
+            deeper = f"{folder}/{name}={given.get(name)}"
+            if name not in given or not self._fs.exists(deeper):
+                break
+            folder = deeper
+        return folder
 
     def _path(self, table: str, keys: Mapping[str, str]) -> str:
         _check(table, keys)

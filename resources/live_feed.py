@@ -5,21 +5,20 @@ however fast, loses no tick.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from fx_dagster.errors import SourceError
 from fx_dagster.live.protocols import FeedInfo
-from fx_dagster.live.ticks import TickBatch, TickGate, empty_batch
+from fx_dagster.live.ticks import TickBatch, TickGate, empty_batch, joined
 from fx_dagster.market.bars import ticks_to_bars
 from fx_dagster.market.instruments import Instrument, instrument
-from fx_dagster.market.schemas import empty_bars
 from fx_dagster.market.source import MarketSource
 from fx_dagster.market.timeframes import DAY_NS, Timeframe, bar_open
 from resources.mt5.clock import ReplayClock
-from resources.mt5.feed import TerminalFeed, TickArrays
+from resources.mt5.feed import MILLISECOND_NS, TerminalFeed, TickArrays
 from resources.mt5.simulated import SimulatedTerminal
 
 REAL_TICK_SPACING_S = 60.0
@@ -98,27 +97,20 @@ class ReplayFeed:
         clock.resume()
         now = clock.now_ns()
         arrays = feed.poll()
+        # At the end of the tape nothing can follow, so that nothing is kept back.
         until = now if now < self._tape.end else self._tape.end + 1
-        batch = self._merged(arrays, until, received_ns)
+        batch = self._merged(arrays, now, received_ns)
         early = batch.time < until
         self._early = [batch.take(~early)] if not early.all() else []
         self._delivered = now
         return batch.take(early) if not early.all() else batch
 
     def _merged(self, arrays: dict[str, TickArrays], clock: int, received_ns: int) -> TickBatch:
-        parts = [(np.full(len(ticks.time), self._symbols.index(symbol), dtype=np.int32), ticks)
-                 for symbol, ticks in arrays.items()]  # fmt: skip
-        columns = [
-            np.concatenate([getattr(part, name) for part in self._early] + [places for places, _ in parts])
-            if name == "symbol"
-            else np.concatenate([getattr(part, name) for part in self._early] + [getattr(t, name) for _, t in parts])
-            for name in ("symbol", "time", "bid", "ask", "volume", "flags")
-        ] if self._early or parts else None  # fmt: skip
-        if columns is None:
+        parts = [_batch(self._symbols.index(symbol), ticks, clock, received_ns) for symbol, ticks in arrays.items()]
+        if not parts and not self._early:
             return empty_batch(clock, received_ns)
-        symbol, moment, bid, ask, volume, flags = columns
-        order = np.argsort(moment, kind="stable")
-        return TickBatch(symbol, moment, bid, ask, volume, flags, clock, received_ns).take(order)
+        whole = replace(joined([*self._early, *parts]), clock=clock, received_ns=received_ns)
+        return whole.take(np.argsort(whole.time, kind="stable"))
 
     def _started(self) -> tuple[ReplayClock, TerminalFeed]:
         if self._clock is None or self._feed is None:
@@ -129,10 +121,6 @@ class ReplayFeed:
     def finished(self) -> bool:
         """Whether the tape is over and everything was handed over."""
         return self._clock is not None and self._clock.finished and self._delivered >= self._tape.end
-
-    def market_open(self, symbol: str, time: int) -> bool:
-        """Whether ``symbol`` surely trades at ``time`` (ns UTC)."""
-        return bool(self._instruments[symbol].session.is_open(np.array([time], dtype=np.int64))[0])
 
     def history(self, symbol: str, timeframe: Timeframe, until: int, bars: int) -> pd.DataFrame:
         """Return the last ``bars`` closed BARS.
@@ -156,35 +144,30 @@ class ReplayFeed:
 
     def ticks(self, start: int, until: int) -> TickBatch:
         """Return the raw ticks of all symbols in ``[start, until)``, in order of time."""
-        arrays: dict[str, TickArrays] = {}
-        for symbol in self._symbols:
-            frame = self._source.ticks(symbol, start, until)
-            if len(frame):
-                arrays[symbol] = TickArrays(
-                    _milliseconds(frame["time"].to_numpy(np.int64)),
-                    *(frame[name].to_numpy() for name in ("bid", "ask", "volume", "flags")),
-                )
-        early, self._early = self._early, []
-        batch = self._merged(arrays, until, time.monotonic_ns())
-        self._early = early
-        return batch
+        parts = [self._raw(symbol, start, until) for symbol in self._symbols]
+        whole = replace(joined(parts), clock=until)
+        return whole.take(np.argsort(whole.time, kind="stable"))
+
+    def _raw(self, symbol: str, start: int, until: int) -> TickBatch:
+        frame = self._source.ticks(symbol, start, until)
+        time = frame["time"].to_numpy(np.int64)
+        arrays = TickArrays(
+            # Cut to a terminal's resolution, so that these are the ticks that a poll hands over.
+            time - time % MILLISECOND_NS,
+            frame["bid"].to_numpy(np.float64),
+            frame["ask"].to_numpy(np.float64),
+            frame["volume"].to_numpy(np.float64),
+            frame["flags"].to_numpy(np.int32),
+        )
+        return _batch(self._symbols.index(symbol), arrays, until, 0)
 
     def _built(self, symbol: str, start: int, until: int) -> pd.DataFrame:
-        frame = self._source.ticks(symbol, start, until)
-        if frame.empty:
-            return empty_bars()
-        names = ("bid", "ask", "volume", "flags")
-        raw = TickBatch(
-            np.zeros(len(frame), dtype=np.int32),
-            _milliseconds(frame["time"].to_numpy(np.int64)),
-            *(frame[name].to_numpy() for name in names),
-            until,
-            0,
-        )
-        good = TickGate((symbol,)).check(raw.take(np.argsort(raw.time, kind="stable")), closed_until=0)
-        return ticks_to_bars(good.frame(0), self._base, self._instruments[symbol].point, complete_until=until)
+        raw = self._raw(symbol, start, until)
+        good = TickGate(self._symbols).check(raw.take(np.argsort(raw.time, kind="stable")), closed_until=0)
+        ticks = good.frame(self._symbols.index(symbol))
+        return ticks_to_bars(ticks, self._base, self._instruments[symbol].point, complete_until=until)
 
 
-def _milliseconds(time: np.ndarray) -> np.ndarray:
-    """Return times cut to a terminal's resolution."""
-    return time - time % 1_000_000
+def _batch(place: int, ticks: TickArrays, clock: int, received_ns: int) -> TickBatch:
+    symbol = np.full(len(ticks.time), place, dtype=np.int32)
+    return TickBatch(symbol, ticks.time, ticks.bid, ticks.ask, ticks.volume, ticks.flags, clock, received_ns)

@@ -32,7 +32,7 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 _INTENT = """
 INSERT INTO trade_order (account, session_id, client_order_id, symbol, purpose, lots, stop, target, decided_ns,
-                         expires_ns, risk_money, epoch, comment, state, changed_ns, position)
+                         expires_ns, risk_money, epoch, comment, state, changed_ns, sequence)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'journalled', %s, %s)"""
 
 # A restart lives through the same market again: an event that is there already must not move the order back.
@@ -88,17 +88,17 @@ async def insert_entry(
         JournalError: the session is over, or was decided upon to that place before.
     """
     keys = (account, session_id)
-    position = entry.checkpoint.position if entry.checkpoint else 0
+    sequence = entry.checkpoint.sequence if entry.checkpoint else 0
     if entry.checkpoint and not await _advance(connection, session_id, entry.checkpoint):
         if again:
             return
         raise JournalError(
-            f"session {session_id} is finished or already decided up to {entry.checkpoint.position}",
+            f"session {session_id} is finished, or has checkpoint {entry.checkpoint.sequence} already",
             mend="restart the session: it goes on after its last decision",
         )
     async with connection.cursor() as cursor:
         await _many(cursor, _DECISION, [keys + _decision(row, epoch) for row in entry.decisions])
-        await _many(cursor, _INTENT, [keys + _intent(row, epoch, position) for row in entry.intents])
+        await _many(cursor, _INTENT, [keys + _intent(row, epoch, sequence) for row in entry.intents])
         await _many(cursor, _TRANSITION, [_transition(row) for row in entry.transitions])
         await _many(cursor, _DEAL, [keys + _deal(row) for row in entry.deals])
         await _many(cursor, _ACCOUNT, [_account(session_id, entry.account)] if entry.account else [])
@@ -113,9 +113,16 @@ async def _many(cursor: psycopg.AsyncCursor[Any], statement: str, rows: list[tup
 
 async def _advance(connection: Connection, session_id: int, checkpoint: Checkpoint) -> bool:
     cursor = await connection.execute(
-        "UPDATE live_session SET position = %s, clock = %s, snapshot = %s, updated_at = now()"
-        " WHERE session_id = %s AND state = 'running' AND (position < %s OR snapshot IS NULL)",
-        (checkpoint.position, checkpoint.clock, checkpoint.snapshot, session_id, checkpoint.position),
+        "UPDATE live_session SET sequence = %s, position = %s, clock = greatest(clock, %s), snapshot = %s,"
+        " updated_at = now() WHERE session_id = %s AND state = 'running' AND sequence < %s",
+        (
+            checkpoint.sequence,
+            checkpoint.position,
+            checkpoint.clock,
+            checkpoint.snapshot,
+            session_id,
+            checkpoint.sequence,
+        ),
     )
     return cursor.rowcount == 1
 
@@ -128,10 +135,10 @@ def _decision(row: DecisionRecord, epoch: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _intent(row: OrderIntent, epoch: int, position: int) -> tuple[Any, ...]:
+def _intent(row: OrderIntent, epoch: int, sequence: int) -> tuple[Any, ...]:
     return (
         row.client_order_id, row.symbol, str(row.purpose), row.lots, row.stop, row.target, row.decided_ns,
-        row.expires_ns, row.risk_money, epoch, row.comment, row.decided_ns, position,
+        row.expires_ns, row.risk_money, epoch, row.comment, row.decided_ns, sequence,
     )  # fmt: skip
 
 
@@ -201,7 +208,7 @@ async def open_session(
 async def load_session(connection: Connection, session_id: int) -> SessionState:
     """Return a session with the intents of its last step that may not have been sent."""
     cursor = await connection.execute(
-        "SELECT replay_start, replay_end, position, clock, snapshot, state FROM live_session WHERE session_id = %s",
+        "SELECT replay_start, replay_end, sequence, position, clock, snapshot, state FROM live_session WHERE session_id = %s",
         (session_id,),
     )
     row = await cursor.fetchone()
@@ -209,15 +216,22 @@ async def load_session(connection: Connection, session_id: int) -> SessionState:
         raise LookupError(f"there is no session {session_id}")
     orders = await connection.execute(
         "SELECT client_order_id, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money,"
-        " epoch, comment FROM trade_order WHERE session_id = %s AND position = %s"
+        " epoch, comment FROM trade_order WHERE session_id = %s AND sequence = %s AND state <> 'cancelled'"
         " ORDER BY journalled_at, client_order_id",
         (session_id, row[2]),
     )
     intents = [_loaded_intent(order) for order in await orders.fetchall()]
     return SessionState(
-        session_id, row[0], row[1], row[2], row[3], bytes(row[4]) if row[4] is not None else None, tuple(intents),
-        row[5] == "finished",
-    )  # fmt: skip
+        session_id=session_id,
+        replay_start=row[0],
+        replay_end=row[1],
+        sequence=row[2],
+        position=row[3],
+        clock=row[4],
+        snapshot=bytes(row[5]) if row[5] is not None else None,
+        unsettled=tuple(intents),
+        finished=row[6] == "finished",
+    )
 
 
 def _loaded_intent(row: tuple[Any, ...]) -> OrderIntent:

@@ -12,7 +12,6 @@ Folders are written aside and renamed. ``resources/releases.py`` knows which rel
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,8 +28,6 @@ from fx_dagster.models.release import SIMPLE, Canary, ReleaseManifest
 TEMPLATES = Path(__file__).parents[1] / "triton_models"
 MODEL_FILE = "model.onnx"
 CANARY_ROWS = 4
-SERVED_FILE = "releases/served"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}-r[1-9][0-9]{0,8}")
 
 
 class ModelRepository:
@@ -59,16 +56,18 @@ class ModelRepository:
             lineage: what it was trained on.
 
         Raises:
-            ReleaseError: the number is taken, or the folder cannot be written; nothing half-written is left.
-            FeatureMismatchError: the models come from different feature catalogues.
+            ReleaseError: the number is taken, a model answers no probability, or the folder cannot be written; nothing
+                half-written is left.
+            FeatureMismatchError: the models or the sample come from different feature catalogues.
         """
-        _require_one_catalogue(artifacts)
+        _require_one_catalogue(artifacts, sample)
         if self._manifest_path(version).exists():
             raise ReleaseError(f"release {version} exists already", mend="release with the next number")
         card = artifacts[0].card
         inputs = sample[np.linspace(0, len(sample) - 1, min(CANARY_ROWS, len(sample))).astype(np.intp)]
-        answers = {artifact.name: tuple(onnx_predict(artifact.onnx, inputs).tolist()) for artifact in artifacts}
+        answers = {artifact.name: _answers(artifact, inputs) for artifact in artifacts}
         try:
+            self._clear(version)
             files = self._write_models(version, artifacts)
             manifest = ReleaseManifest(
                 version=version,
@@ -84,7 +83,7 @@ class ModelRepository:
             )
             self._write(self._manifest_path(version), manifest.to_json().encode())
         except OSError as error:
-            self.discard(version)
+            self._clear(version)
             raise ReleaseError(
                 f"release {version} cannot be written: {error}",
                 mend="free disk space or check the folder's permissions",
@@ -115,11 +114,9 @@ class ModelRepository:
             (aside / version_folder).mkdir()
         for place, content in contents.items():
             self._write(aside / place, content)
-        final = self.root / name
-        if final.exists():
-            # Left by a release that was interrupted before its manifest: nobody can have loaded it.
-            shutil.rmtree(final)
-        aside.rename(final)
+        _sync_folder(aside)
+        aside.rename(self.root / name)
+        _sync_folder(self.root)
         return {f"{name}/{place}": hashlib.sha256(content).hexdigest() for place, content in contents.items()}
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -130,6 +127,7 @@ class ModelRepository:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        _sync_folder(path.parent)
 
     def _template(self, name: str) -> Path:
         path = self._templates / name / "config.pbtxt"
@@ -151,13 +149,23 @@ class ModelRepository:
                 f"release {version} is not in {self.root}", mend="run the training job: it builds a release"
             ) from error
 
-    def verify(self, version: int) -> ReleaseManifest:
+    def verify(self, version: int, recorded: ReleaseManifest | None = None) -> ReleaseManifest:
         """Return the manifest after comparing every file with its recorded hash.
 
+        Args:
+            version: number of the release.
+            recorded: the manifest as PostgreSQL keeps it; the one on disk must be the same.
+
         Raises:
-            ReleaseError: a file is missing or was altered; the message names it.
+            ReleaseError: a file is missing, was altered or does not belong there; the message names it.
         """
         manifest = self.manifest(version)
+        if recorded is not None and recorded.digest() != manifest.digest():
+            raise ReleaseError(
+                f"{self._manifest_path(version)}: not the manifest that was recorded for release {version}",
+                mend="release again; the earlier release goes on serving",
+            )
+        self._require_no_other_files(manifest)
         for place, digest in manifest.files.items():
             path = self.root / place
             try:
@@ -171,6 +179,14 @@ class ModelRepository:
                 )
         return manifest
 
+    def _require_no_other_files(self, manifest: ReleaseManifest) -> None:
+        for name in manifest.served_names:
+            for path in (self.root / name).rglob("*"):
+                if not path.is_dir() and path.relative_to(self.root).as_posix() not in manifest.files:
+                    raise ReleaseError(
+                        f"{path}: does not belong to release {manifest.version}", mend="remove it, or release again"
+                    )
+
     def versions(self) -> list[int]:
         """Return the numbers of the complete releases, ascending."""
         return sorted(int(path.stem) for path in (self.root / "releases").glob("*.json") if path.stem.isdigit())
@@ -178,11 +194,18 @@ class ModelRepository:
     def discard(self, version: int) -> None:
         """Remove a release, its manifest first."""
         self._manifest_path(version).unlink(missing_ok=True)
-        for folder in self.root.glob(f"*-r{version}"):
-            shutil.rmtree(folder)
+        self._clear(version)
+
+    def _clear(self, version: int) -> None:
+        """Remove folders that an interrupted or failed release left before its manifest: nobody loads those."""
+        for pattern in (f"*-r{version}", f".*-r{version}.*"):
+            for folder in self.root.glob(pattern):
+                shutil.rmtree(folder)
 
     def prune(self, *, keep: int, active: int | None) -> list[int]:
-        """Remove all but the ``keep`` newest releases and the active one; return what was removed."""
+        """Remove all but the ``keep`` (at least 1) newest releases and the active one; return what was removed."""
+        if keep < 1:
+            raise ReleaseError(f"cannot keep {keep} releases", mend="keep at least 1")
         removed = [version for version in self.versions()[:-keep] if version != active]
         for version in removed:
             self.discard(version)
@@ -190,24 +213,6 @@ class ModelRepository:
 
     def _manifest_path(self, version: int) -> Path:
         return self.root / "releases" / f"{version}.json"
-
-
-def note_served(root: Path, names: Sequence[str]) -> None:
-    """Keep the names of the models that a server loads by itself when it starts again."""
-    path = root / SERVED_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("\n".join(names), encoding="utf-8")
-    aside.replace(path)
-
-
-def served_names(root: Path) -> list[str]:
-    """Return the names that :func:`note_served` kept and whose folders are still there."""
-    try:
-        names = (root / SERVED_FILE).read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        return []
-    return [name for name in names if _NAME.fullmatch(name) and (root / name / "config.pbtxt").exists()]
 
 
 def render_config(template: Path, version: int, features: int, parameters: Mapping[str, str]) -> bytes:
@@ -229,6 +234,12 @@ def render_config(template: Path, version: int, features: int, parameters: Mappi
     for tensor in (*config.input, *warmups):
         if list(tensor.dims) == [-1]:
             tensor.dims[:] = [features]
+    for tensor in (*config.input, *warmups):
+        if list(tensor.dims) != [features]:
+            raise ReleaseError(
+                f"{template}: an input has dims {list(tensor.dims)}, the models have {features} features",
+                mend="write dims: [ -1 ]",
+            )
     config.version_policy.specific.versions[:] = [version]
     for key, value in sorted(parameters.items()):
         config.parameters[key].string_value = value
@@ -239,10 +250,39 @@ def render_config(template: Path, version: int, features: int, parameters: Mappi
     return text.encode()
 
 
-def _require_one_catalogue(artifacts: Sequence[ModelArtifact]) -> None:
+def _answers(artifact: ModelArtifact, inputs: Float32) -> tuple[float, ...]:
+    """Return the canary's answers.
+
+    Raises:
+        ReleaseError: the graph cannot be run, or an answer is no probability.
+    """
+    try:
+        answers = onnx_predict(artifact.onnx, inputs)
+    except Exception as error:  # ONNX Runtime raises many kinds
+        raise ReleaseError(f"{artifact.name}: its ONNX graph does not run: {error}", mend="train it again") from error
+    if not ((answers >= 0) & (answers <= 1)).all():
+        raise ReleaseError(f"{artifact.name} answers {answers.tolist()}, no probabilities", mend="train it again")
+    return tuple(answers.tolist())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make names in a folder durable: a rename is lost in a power failure otherwise."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_one_catalogue(artifacts: Sequence[ModelArtifact], sample: Float32) -> None:
     if not artifacts:
         raise ReleaseError("a release without models", mend="train the models first")
     first = artifacts[0].card
+    if not len(sample) or sample.shape[1] != len(first.feature_names):
+        raise FeatureMismatchError(
+            f"the canary's sample is {sample.shape}, {first.name} has {len(first.feature_names)} features",
+            mend="take it from the rows that the models were trained on",
+        )
     for artifact in artifacts[1:]:
         if artifact.card.feature_hash != first.feature_hash:
             raise FeatureMismatchError(

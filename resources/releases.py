@@ -4,14 +4,19 @@ A switch is one row. Every process reads the newest before its next decision, so
 effect there; nothing is loaded or unloaded by the switch itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import psycopg
 
 from fx_dagster.errors import ReleaseError
 from fx_dagster.models.release import ReleaseManifest
 from resources.postgres import connect, unreachable
+
+ACTIVE_VERSION = "SELECT version FROM release_switches ORDER BY id DESC LIMIT 1"
+MANIFEST = "SELECT manifest::text, digest FROM releases WHERE version = %s"
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,18 @@ class ReleaseStore:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def next_version(self) -> int:
-        """Return a number that no release had or will have."""
-        with self._connect() as connection:
-            return int(_one(connection.execute("SELECT nextval('release_number')")))
+    def next_version(self, *, above: int = 0) -> int:
+        """Return a number that no release had or will have, greater than ``above``.
+
+        ``above`` is the newest release on disk: folders may be older than this database.
+        """
+        with self._connect() as connection, connection.transaction():
+            _lock(connection)
+            number = int(_one(connection.execute("SELECT nextval('release_number')")))
+            if number <= above:
+                number = above + 1
+                connection.execute("SELECT setval('release_number', %s)", (number,))
+            return number
 
     def record(self, manifest: ReleaseManifest) -> None:
         """Keep a release's manifest for good.
@@ -63,46 +76,54 @@ class ReleaseStore:
         Raises:
             ReleaseError: it is not recorded.
         """
-        with self._connect() as connection:
+        with self._connect() as connection, connection.transaction():
+            _lock(connection)
             try:
-                connection.execute(
-                    "INSERT INTO release_switches (version, reason) VALUES (%s, %s)", (version, reason)
-                )
+                _switch(connection, version, "activate", reason)
             except psycopg.errors.ForeignKeyViolation as error:
-                raise ReleaseError(f"release {version} is not recorded", mend="fx release list shows them") from error
+                raise ReleaseError(f"release {version} is not recorded", mend="train and release first") from error
 
     def active(self) -> int | None:
         """Return the release that answers; None: none was ever activated."""
         with self._connect() as connection:
-            row = connection.execute("SELECT version FROM release_switches ORDER BY id DESC LIMIT 1").fetchone()
+            row = connection.execute(ACTIVE_VERSION).fetchone()
         return None if row is None else int(row[0])
 
     def rollback(self, *, reason: str = "rollback") -> int:
         """Activate the release that was active before the current one and return its number.
 
+        A second rollback goes one further back, never forth to the release that was rolled back.
+
         Raises:
             ReleaseError: there was none.
         """
+        with self._connect() as connection, connection.transaction():
+            _lock(connection)
+            stack = _active_stack(
+                connection.execute("SELECT version, kind FROM release_switches ORDER BY id").fetchall()
+            )
+            if len(stack) < 2:
+                raise ReleaseError("there is no earlier release to go back to", mend="train and release again")
+            _switch(connection, stack[-2], "rollback", reason)
+            return stack[-2]
+
+    def previous(self) -> int | None:
+        """Return the release that a rollback would activate; None: there is none."""
         with self._connect() as connection:
-            rows = connection.execute("SELECT version FROM release_switches ORDER BY id DESC").fetchall()
-        current = rows[0][0] if rows else None
-        earlier = next((int(row[0]) for row in rows if row[0] != current), None)
-        if earlier is None:
-            raise ReleaseError("there is no earlier release to go back to", mend="fx release list shows them")
-        self.activate(earlier, reason=reason)
-        return earlier
+            stack = _active_stack(
+                connection.execute("SELECT version, kind FROM release_switches ORDER BY id").fetchall()
+            )
+        return stack[-2] if len(stack) > 1 else None
 
     def manifest(self, version: int) -> ReleaseManifest:
         """Return a recorded manifest.
 
         Raises:
-            ReleaseError: it is not recorded.
+            ReleaseError: it is not recorded, or was altered since.
         """
         with self._connect() as connection:
-            row = connection.execute("SELECT manifest::text FROM releases WHERE version = %s", (version,)).fetchone()
-        if row is None:
-            raise ReleaseError(f"release {version} is not recorded", mend="fx release list shows them")
-        return ReleaseManifest.from_json(row[0], place=f"release {version} in PostgreSQL")
+            row = connection.execute(MANIFEST, (version,)).fetchone()
+        return manifest_of(version, row)
 
     def list(self) -> list[ReleaseRow]:
         """Return all releases, newest first."""
@@ -117,7 +138,44 @@ class ReleaseStore:
         return connect(self._url, name="fx releases")
 
 
-def _one(cursor: psycopg.Cursor) -> object:
+def manifest_of(version: int, row: tuple | None) -> ReleaseManifest:
+    """Return the manifest that a row of :data:`MANIFEST` holds.
+
+    Raises:
+        ReleaseError: there is no row, or its manifest is not the one that was recorded.
+    """
+    if row is None:
+        raise ReleaseError(f"release {version} is not recorded", mend="train and release first")
+    manifest = ReleaseManifest.from_json(row[0], place=f"release {version} in PostgreSQL")
+    if manifest.digest() != row[1]:
+        raise ReleaseError(f"the manifest of release {version} in PostgreSQL was altered", mend="release again")
+    return manifest
+
+
+def _active_stack(switches: Sequence[tuple]) -> list[int]:
+    """Return the releases that were active one after another, less those that were rolled back; newest last."""
+    stack: list[int] = []
+    for version, kind in switches:
+        if kind == "rollback":
+            while stack and stack[-1] != version:
+                stack.pop()
+        if not stack or stack[-1] != version:
+            stack.append(int(version))
+    return stack
+
+
+def _switch(connection: psycopg.Connection, version: int, kind: str, reason: str) -> None:
+    connection.execute(
+        "INSERT INTO release_switches (version, kind, reason) VALUES (%s, %s, %s)", (version, kind, reason)
+    )
+
+
+def _lock(connection: psycopg.Connection) -> None:
+    """Let one process at a time number or switch releases, until its transaction ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtext('fx releases'))")
+
+
+def _one(cursor: psycopg.Cursor) -> Any:
     row = cursor.fetchone()
     if row is None:
         raise unreachable(psycopg.OperationalError("no answer to a query of one row"))

@@ -5,7 +5,7 @@ Every call has a deadline. What goes wrong is a :class:`~fx_dagster.models.servi
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -14,14 +14,17 @@ import tritonclient.grpc as grpc_client
 import tritonclient.grpc.aio as grpc_aio
 from tritonclient.utils import InferenceServerException
 
-from fx_dagster.errors import ReleaseError, ServerError
+from fx_dagster.errors import FeatureMismatchError, ReleaseError, ServerError
 from fx_dagster.models.protocol import INPUT_NAME, OUTPUT_NAME, Float32
-from fx_dagster.models.release import ReleaseManifest
+from fx_dagster.models.release import SIMPLE, ReleaseManifest
 from fx_dagster.models.service import ModelAnswer, ModelCallError, UnavailableReason, validated
 
 CANARY_TOLERANCE = 1e-5
 CANARY_DEADLINE_S = 0.5
 ADMIN_TIMEOUT_S = 60.0
+BATCH_MAX = 1024
+"""``max_batch_size`` of every served model."""
+
 SECRET_HEADER = "triton-grpc-protocol-fx-key"  # noqa: S105 - a header's name
 
 # A killed server comes back within seconds: do not let gRPC wait longer and longer before it tries again.
@@ -37,6 +40,9 @@ _REASONS: Mapping[str, UnavailableReason] = {
     "StatusCode.DEADLINE_EXCEEDED": UnavailableReason.DEADLINE,
     "StatusCode.CANCELLED": UnavailableReason.DEADLINE,
 }
+
+_REFUSALS = ("unknown model", "no available versions", "is not ready", "maximum queue size", "server is stopping")
+"""What Triton itself says under UNAVAILABLE, the status that gRPC also has for a server that is not there."""
 
 
 class TritonModelService:
@@ -68,17 +74,30 @@ class TritonModelService:
         return self._manifest.feature_hash
 
     async def predict(self, features: Float32, *, deadline_s: float) -> ModelAnswer:
-        """Return the models' p(up) for float32 ``[n, F]``: one call of the release's ensemble.
+        """Return the models' p(up) for float32 ``[n, F]``: one call of the release's ensemble for up to 1,024 rows.
 
         Raises:
             ModelCallError: no usable answer within ``deadline_s``.
+            FeatureMismatchError: the rows have another number of features than the release.
         """
         began = time.perf_counter()
-        result = await self._infer(features, deadline_s)
-        outputs = {name: result.as_numpy(f"{OUTPUT_NAME}_{name}") for name in self.models}
+        self._require_width(features)
+        if not len(features):
+            return ModelAnswer(self.models, np.empty((0, len(self.models))), self.release, 0.0, (0,) * len(self.models))
+        blocks = [features[first : first + BATCH_MAX] for first in range(0, len(features), BATCH_MAX)]
+        results = await asyncio.gather(*(self._call([_tensor(block)], deadline_s) for block in blocks))
+        outputs = {name: _joined([_array(result, name) for result in results]) for name in self.models}
         p_up, discarded = validated(outputs, self.models, len(features))
         latency_ms = (time.perf_counter() - began) * 1e3
         return ModelAnswer(self.models, p_up, self.release, latency_ms, discarded)
+
+    def _require_width(self, features: Float32) -> None:
+        wanted = len(self._manifest.feature_names)
+        if features.ndim != 2 or features.shape[1] != wanted:
+            raise FeatureMismatchError(
+                f"release {self.release} takes rows of {wanted} features, got {list(features.shape)}",
+                mend="compute the features with the catalogue that the release was trained on",
+            )
 
     async def bare_call_ms(self, features: Float32, *, deadline_s: float) -> float:
         """Return how long the call alone takes, in milliseconds: request built before, answer not looked at.
@@ -105,9 +124,6 @@ class TritonModelService:
         """Release the connection."""
         await self._client.close()
 
-    async def _infer(self, features: Float32, deadline_s: float) -> Any:
-        return await self._call([_tensor(features)], deadline_s)
-
     async def _call(self, inputs: Sequence[Any], deadline_s: float) -> Any:
         try:
             # gRPC's own deadline runs in its thread; ours also ends a call that this loop itself delays.
@@ -120,9 +136,7 @@ class TritonModelService:
                     client_timeout=deadline_s,
                 )
         except TimeoutError as error:
-            raise ModelCallError(
-                UnavailableReason.DEADLINE, f"no answer within {deadline_s * 1e3:.0f} ms"
-            ) from error
+            raise ModelCallError(UnavailableReason.DEADLINE, f"no answer within {deadline_s * 1e3:.0f} ms") from error
         except InferenceServerException as error:
             raise _call_error(error) from error
         except grpc.RpcError as error:
@@ -134,9 +148,27 @@ def _tensor(features: Float32) -> Any:
     return tensor.set_data_from_numpy(np.ascontiguousarray(features, dtype=np.float32))
 
 
+def _array(result: Any, model: str) -> object:
+    """Return a model's output; what cannot be read as an array is no answer of that model."""
+    try:
+        return result.as_numpy(f"{OUTPUT_NAME}_{model}")
+    except ValueError:
+        return None
+
+
+def _joined(parts: Sequence[object]) -> object:
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    if len(arrays) < len(parts):
+        return None
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
 def _call_error(error: InferenceServerException) -> ModelCallError:
+    text = str(error.message())
     reason = _REASONS.get(str(error.status()), UnavailableReason.REFUSED)
-    return ModelCallError(reason, str(error.message()), mend="fx status shows the server, its log says more")
+    if any(phrase in text for phrase in _REFUSALS):
+        reason = UnavailableReason.REFUSED
+    return ModelCallError(reason, text, mend="fx status shows the server, its log says more")
 
 
 class TritonAdmin:
@@ -213,25 +245,57 @@ class TritonAdmin:
 def serve_release(url: str, secret: str, manifest: ReleaseManifest) -> float:
     """Load a release and prove that it answers as recorded; return the largest difference.
 
-    The caller has verified the files: :meth:`resources.model_repository.ModelRepository.verify`.
+    What was loaded before stays loaded. The caller has verified the files:
+    :meth:`resources.model_repository.ModelRepository.verify`.
 
     Raises:
-        ReleaseError: a model does not load, or answers otherwise than it did when the release was made.
+        ReleaseError: a model does not load, or answers otherwise than it did when the release was made; its models are
+            unloaded again.
         ServerError: the server does not answer.
     """
     admin = TritonAdmin(url, secret)
     try:
-        admin.load(manifest.served_names)
+        _load(admin, manifest)
+        difference = asyncio.run(_canary_difference(url, manifest))
+        if not difference <= CANARY_TOLERANCE:
+            admin.unload(tuple(reversed(manifest.served_names)))
+            raise ReleaseError(
+                f"release {manifest.version} answers otherwise than recorded: by {difference:.2e}, "
+                f"allowed is {CANARY_TOLERANCE:.0e}",
+                mend="the earlier release goes on serving; train and release again",
+            )
     finally:
         admin.close()
-    difference = asyncio.run(_canary_difference(url, manifest))
-    if not difference <= CANARY_TOLERANCE:
-        raise ReleaseError(
-            f"release {manifest.version} answers otherwise than recorded: by {difference:.2e}, "
-            f"allowed is {CANARY_TOLERANCE:.0e}",
-            mend="the earlier release goes on serving; train and release again",
-        )
     return difference
+
+
+def unload_releases(url: str, secret: str, keep: Collection[ReleaseManifest]) -> list[str]:
+    """Unload every model that belongs to none of the releases to keep; return the names.
+
+    Raises:
+        ServerError: the server does not answer.
+    """
+    kept = {name for manifest in keep for name in manifest.served_names}
+    admin = TritonAdmin(url, secret)
+    try:
+        # Ensembles first: none may be left without its members.
+        names = sorted((name for name in admin.loaded() if name not in kept), key=lambda name: not _is_ensemble(name))
+        admin.unload(names)
+    finally:
+        admin.close()
+    return names
+
+
+def _is_ensemble(name: str) -> bool:
+    return name.startswith(f"{SIMPLE}-r")
+
+
+def _load(admin: TritonAdmin, manifest: ReleaseManifest) -> None:
+    try:
+        admin.load(manifest.served_names)
+    except ReleaseError:
+        admin.unload(tuple(reversed(manifest.served_names)))
+        raise
 
 
 async def _canary_difference(url: str, manifest: ReleaseManifest) -> float:
@@ -239,7 +303,8 @@ async def _canary_difference(url: str, manifest: ReleaseManifest) -> float:
     try:
         answer = await service.predict(manifest.canary.inputs(), deadline_s=5.0)
     except ModelCallError as error:
-        raise ReleaseError(f"release {manifest.version} does not answer: {error}", mend="Triton's log says more") from error
+        raise ReleaseError(f"release {manifest.version} does not answer: {error}", mend="see Triton's log") from error
     finally:
         await service.close()
-    return float(np.nan_to_num(np.abs(answer.p_up - manifest.canary.answers(manifest.models)), nan=np.inf).max())
+    difference = np.abs(answer.p_up - manifest.canary.answers(manifest.models))
+    return float(np.nan_to_num(difference, nan=np.inf).max())

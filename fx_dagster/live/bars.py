@@ -107,11 +107,15 @@ class BarBook:
         """End (ns UTC) of the base bar that is forming; None: no tick has come since the last one closed."""
         if self._forming_open is None:
             return None
-        return int(bar_close(np.array([self._forming_open]), self.base)[0])
+        return self.end_of_bar(self._forming_open)
 
     def opening_of(self, time: int) -> int:
         """Return the opening (ns UTC) of the base bar that a time falls in."""
         return int(bar_open(np.array([time]), self.base)[0])
+
+    def end_of_bar(self, time: int) -> int:
+        """Return the end (ns UTC) of the base bar that a time falls in."""
+        return int(bar_close(np.array([self.opening_of(time)]), self.base)[0])
 
     def add(self, ticks: TickBatch) -> None:
         """Add good ticks of one base bar: the forming one, or the one that now begins."""

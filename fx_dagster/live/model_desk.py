@@ -16,6 +16,7 @@ from fx_dagster.models.service import ModelCallError, ModelService, require_same
 
 FAILURES_MAX = 3
 WATCH_S = 0.5
+WARM_UP_S = 2.0
 
 
 @runtime_checkable
@@ -50,13 +51,13 @@ class ModelDesk:
     Args:
         provider: knows the active release's service.
         feature_hash: of the catalogue that this engine computes; a release of another is refused.
-        models: columns that the decision step wants.
+        models: names that the decision step wants, in the order of its columns.
         deadline_s: longest that a decision waits.
         clock: this machine's time.
     """
 
     def __init__(
-        self, provider: ModelProvider, *, feature_hash: str, models: int, deadline_s: float, clock: Clock
+        self, provider: ModelProvider, *, feature_hash: str, models: tuple[str, ...], deadline_s: float, clock: Clock
     ) -> None:
         self._provider = provider
         self._feature_hash = feature_hash
@@ -74,7 +75,7 @@ class ModelDesk:
 
     async def ask(self, features: Float32) -> Asked:
         """Return the models' probabilities for float32 ``[n, F]``, or why there are none, within the deadline."""
-        absent = np.full((len(features), self._models), np.nan)
+        absent = np.full((len(features), len(self._models)), np.nan)
         service = self._provider.service
         refusal = self._refusal()
         if service is None or refusal:
@@ -92,7 +93,19 @@ class ModelDesk:
             self._fail(f"bad_answer: discarded {', '.join(names)}")
         else:
             self._failures, self._problem = 0, ""
-        return Asked(answer.p_up, answer.release, self._since(began), self._problem)
+        columns = [answer.models.index(name) for name in self._models]
+        return Asked(answer.p_up[:, columns], answer.release, self._since(began), self._problem)
+
+    async def warm_up(self, features: Float32) -> None:
+        """Open the connection with patience, so that the first decision does not pay for it; counts for nothing."""
+        await self._provider.refresh()
+        service = self._provider.service
+        if service is None or self._refusal():
+            return
+        try:
+            await service.predict(features, deadline_s=WARM_UP_S)
+        except ModelCallError as error:
+            self._problem = f"{error.reason}: release {service.release} gave no answer"
 
     async def bare_call_ms(self, features: Float32) -> float | None:
         """Time one bare call with the decisions' own client; None where that is not possible now."""
@@ -127,8 +140,9 @@ class ModelDesk:
             )
         except FeatureMismatchError as error:
             return f"feature_mismatch: {error}"
-        if len(service.models) != self._models:
-            return f"refused: release {service.release} has {len(service.models)} models, {self._models} are wanted"
+        missing = [name for name in self._models if name not in service.models]
+        if missing:
+            return f"refused: release {service.release} has no model {missing[0]}"
         return ""
 
     def _fail(self, problem: str) -> None:

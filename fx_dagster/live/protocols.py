@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from fx_dagster.errors import FxError
 from fx_dagster.live.records import JournalEntry, KillSwitch
 from fx_dagster.live.ticks import TickBatch
 from fx_dagster.market.timeframes import Timeframe
@@ -59,6 +60,10 @@ class TickFeed(Protocol):
         """Return the last ``bars`` BARS of ``timeframe`` that have closed by ``until`` (ns UTC)."""
         ...
 
+    def ticks(self, start: int, until: int) -> TickBatch:
+        """Return the raw ticks of all symbols in ``[start, until)`` (ns UTC), in order of time: the bar that formed."""
+        ...
+
     def start(self, position: int, clock: int) -> None:
         """Go on with the ticks from ``position``; the market's clock stands at ``clock``."""
         ...
@@ -68,10 +73,6 @@ class TickFeed(Protocol):
 
         A lossless feed returns at most ``room`` ticks and keeps the rest; any other returns all.
         """
-        ...
-
-    def market_open(self, symbol: str, time: int) -> bool:
-        """Whether ``symbol`` trades at ``time`` (ns UTC)."""
         ...
 
     @property
@@ -94,6 +95,11 @@ class Journal(Protocol):
     @property
     def problem(self) -> str:
         """Why the journal cannot be trusted now; empty: it can."""
+        ...
+
+    @property
+    def fatal(self) -> FxError | None:
+        """The error after which this engine never writes again, as when another took the account."""
         ...
 
     @property

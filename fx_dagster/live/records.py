@@ -84,11 +84,13 @@ class Checkpoint:
     """Where a restart goes on.
 
     Attributes:
+        sequence: number of the checkpoint in its session, from 1.
         position: every tick before it is decided upon; the restart reads the ticks from it.
         clock: the market's clock at that moment, not before ``position``.
         snapshot: state of the decision step, the paper account and the tick gate at ``position``.
     """
 
+    sequence: int
     position: int
     clock: int
     snapshot: bytes
@@ -138,6 +140,7 @@ class SessionState:
         session_id: number of the session.
         replay_start: first market time of its tape.
         replay_end: end of its tape (exclusive).
+        sequence: number of the last checkpoint; 0 in a new session.
         position: see :class:`Checkpoint`; ``replay_start`` in a new session.
         clock: where the market's clock was last seen.
         snapshot: state at ``position``; None in a new session.
@@ -148,6 +151,7 @@ class SessionState:
     session_id: int
     replay_start: int
     replay_end: int
+    sequence: int
     position: int
     clock: int
     snapshot: bytes | None

@@ -16,11 +16,14 @@ from typing import Protocol
 from fx_dagster.errors import ServerError
 
 EXIT_FINISHED = 0
-"""The session is over: its tape ended, or it was asked to stop."""
+"""The session is over: its tape ended."""
 EXIT_REFUSED = 2
 """Settings or data make a session impossible: another start would fail alike."""
 EXIT_FENCED = 3
 """Another engine trades the account."""
+
+EXIT_STOPPED = 4
+"""Ended by a signal; the session can be resumed."""
 
 STOP_TIMEOUT_S = 10.0
 _MINUTE_S = 60.0

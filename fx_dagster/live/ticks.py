@@ -113,6 +113,11 @@ class TickQueue:
         return self._waiting
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits, not even news of the clock."""
+        return not self._batches
+
+    @property
     def room(self) -> int:
         """Ticks that fit without dropping any."""
         return max(0, self._ticks_max - self._waiting)

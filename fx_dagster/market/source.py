@@ -6,7 +6,8 @@ checked for every adapter by one shared test suite.
 Who refuses what. A source refuses what makes the data unreadable or its meaning doubtful, with a
 :class:`~fx_dagster.errors.SourceError` that names file, row (1-based line of the file) and column: a missing column,
 a wrong separator, a row that does not parse, mixed time zones, an empty or cut-off file, a bar file whose rows are
-duplicated or out of order, and a file without one usable price. A source never repairs and never drops: single bad
+duplicated or out of order, and a file in which more than one row in a hundred has a price that is not above 0 (or, of
+ticks, is out of order), which is not believed as a whole. A source never repairs and never drops: single bad
 values (a tick out of order, twice, crossed, zero, negative or spiking; a bar with an impossible price) are handed on
 as rows, so that validation quarantines them to the lake with a reason and counts them.
 """

@@ -1,17 +1,18 @@
 """Which rows of market data are believed.
 
-Bad rows are put aside with a reason; what is kept is never changed. Everything is vectorised. A row has one reason:
+Bad rows are put aside with a reason; what is kept is never changed. Everything is vectorised, but for stretches of
+rows that contradict each other's order. A row has one reason:
 the first that applies, in the order of :class:`Reason`; a rule that compares neighbours sees only rows that passed the
 rules before it.
 """
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import pandas as pd
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from fx_dagster.market.bars import ticks_to_bars
@@ -25,12 +26,6 @@ from fx_dagster.settings import ValidationSettings
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 Rule = Callable[[NDArray[np.intp]], Bool]
-
-_AHEAD_ROWS = 5
-"""A time is ahead of its feed if it is later than the median of as many rows after it."""
-
-_AHEAD_ROUNDS_MAX = 64
-"""Longest run of rows with a time ahead of the feed that is recognised."""
 
 
 class Reason(StrEnum):
@@ -249,34 +244,37 @@ def _same_as_before(frame: pd.DataFrame, kept: NDArray[np.intp], columns: Sequen
 
 
 def _out_of_order(time: Int64) -> Bool:
-    """Return the rows to put aside so that the others ascend.
+    """Return the fewest rows without which the others ascend; of equally few, the later ones.
 
-    A late row is earlier than one before it. A row whose time is far ahead of its feed is itself the wrong one, not
-    the many that would otherwise all count as late.
+    So a late row is put aside and, where one row is far ahead of its feed, that row and not the many after it.
     """
-    if np.all(time[1:] >= time[:-1]):
-        return np.zeros(len(time), dtype=np.bool_)
-    kept = np.arange(len(time))
-    for _ in range(_AHEAD_ROUNDS_MAX):
-        ahead = _ahead(time[kept])
-        if not ahead.any():
-            break
-        kept = kept[~ahead]
-    ordered = kept[time[kept] >= np.maximum.accumulate(time[kept])]
-    bad = np.ones(len(time), dtype=np.bool_)
-    bad[ordered] = False
+    earlier_max = np.maximum.accumulate(time)
+    later_min = np.minimum.accumulate(time[::-1])[::-1]
+    bad = (time < earlier_max) | (time > later_min)
+    involved = np.flatnonzero(bad)
+    # A row that no other contradicts stays; among the rest, which are few, the longest ascending choice stays.
+    bad[involved[_longest_ascent(time[involved])]] = False
     return bad
 
 
-def _ahead(time: Int64) -> Bool:
-    """Return the rows that are later than the next one and than the median of the next few."""
-    padded = np.concatenate([time, np.full(_AHEAD_ROWS, time[-1])])
-    steps_back = np.concatenate([time[1:] < time[:-1], [False]])
-    rows = np.flatnonzero(steps_back)
-    after = np.median(sliding_window_view(padded, _AHEAD_ROWS)[rows + 1], axis=1)
-    ahead = np.zeros(len(time), dtype=np.bool_)
-    ahead[rows] = time[rows] > after
-    return ahead
+def _longest_ascent(time: Int64) -> NDArray[np.intp]:
+    """Return the rows of a longest subsequence that does not descend (patience sorting; Fredman 1975)."""
+    # Backwards and negated, so that of equally long ones the one of earlier rows is found.
+    values = (-time[::-1]).tolist()
+    tails: list[int] = []
+    rows: list[int] = []
+    before = [-1] * len(values)
+    for row, value in enumerate(values):
+        place = bisect.bisect_right(tails, value)
+        before[row] = rows[place - 1] if place else -1
+        tails[place : place + 1] = [value]
+        rows[place : place + 1] = [row]
+    kept = []
+    at = rows[-1] if rows else -1
+    while at >= 0:
+        kept.append(len(values) - 1 - at)
+        at = before[at]
+    return np.array(kept, dtype=np.intp)
 
 
 def _wide(spread_points: Float64, instrument: Instrument, settings: ValidationSettings) -> Bool:

@@ -5,8 +5,9 @@ over times (Politis and Romano 1992), whose blocks are longer than the label's h
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,13 @@ class Metrics:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the metrics that :meth:`to_dict` described."""
+        calibration = tuple(CalibrationBin(**row) for row in plain["calibration"])
+        coverage = tuple(CoverageRow(**row) for row in plain["coverage"])
+        return cls(**{**plain, "calibration": calibration, "coverage": coverage})
 
 
 @dataclass(frozen=True)

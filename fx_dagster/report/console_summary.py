@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fx_dagster.report import tables
 from fx_dagster.report.summary import BacktestSummary, LiveSummary, ModelSummary, Summary
-from fx_dagster.report.words import findings, has_edge, minute, number, percent, seconds, signed_percent
+from fx_dagster.report.words import between, findings, has_edge, minute, number, percent, seconds, signed_percent
 
 Style = Literal["title", "head", "plain", "good", "bad", "dim"]
 Line = tuple[Style, str]
@@ -65,7 +65,7 @@ def _models(models: Sequence[ModelSummary]) -> list[Line]:
     )
     for model in models:
         row = (
-            model.name, percent(model.accuracy.value), tables.between(model.accuracy.interval),
+            model.name, percent(model.accuracy.value), between(model.accuracy.interval),
             percent(model.majority_class), percent(model.break_even), number(model.brier, 4),
         )  # fmt: skip
         lines += _columns([row], (16, 10, 17, 11, 13, 9), "good" if has_edge(model) else "plain")
@@ -77,7 +77,7 @@ def _backtest(backtest: BacktestSummary | None) -> list[Line]:
         return []
     lines = _head(f"Backtest after costs, {backtest.start:%Y-%m-%d} to {backtest.end:%Y-%m-%d}")
     table = tables.performance_table(backtest)
-    widths = (21, 12, 11, 14, 18)
+    widths = (24, 11, 10, 14, 18)
     lines += _columns([table.head], widths, "dim")
     return lines + _columns([[cell.text for cell in row] for row in table.rows], widths, "plain")
 
@@ -87,19 +87,17 @@ def _live(live: LiveSummary | None) -> list[Line]:
         return []
     paper = f", net {signed_percent(live.net_return, 2)}" if live.net_return is not None else ""
     lines = _head(f"Live session, {live.decisions:,} decisions, {live.trades:,} paper trades{paper}")
-    levels = [
-        (f"level {level.level}, {level.name}", f"{level.decisions:,}", percent(level.share), _reasons(level.reasons))
-        for level in live.levels
-    ]
-    lines += _columns(levels, (33, 8, 9, 28), "plain", last_left=True)
+    for level in live.levels:
+        row = (f"level {level.level}, {level.name}", f"{level.decisions:,}", percent(level.share))
+        lines += _columns([row], (33, 8, 9), "plain")
+        lines += _wrapped("dim", f"    {_reasons(level.reasons)}", "    ") if any(level.reasons) else []
     lines += _columns([("", "p50", "p90", "p99", "longest")], (21, 12, 12, 12, 14), "dim")
     rows = [[cell.text for cell in row[:5]] for row in tables.latency_table(live).rows]
     return lines + _columns(rows, (21, 12, 12, 12, 14), "plain")
 
 
 def _reasons(reasons: dict[str, int]) -> str:
-    named = [reason for reason in reasons if reason]
-    return "  " + ", ".join(named) if named else ""
+    return ", ".join(f"{reason} ({count:,})" for reason, count in list(reasons.items())[: tables.REASONS_MAX] if reason)
 
 
 def _measures(summary: Summary) -> list[Line]:
@@ -141,19 +139,12 @@ def _unbroken(style: Style, label: str, text: str) -> list[Line]:
     return [(style, label + text)] if len(label + text) <= WIDTH else [(style, label.rstrip()), (style, text)]
 
 
-def _columns(
-    rows: Iterable[Sequence[str]], widths: Sequence[int], style: Style, *, last_left: bool = False
-) -> list[Line]:
-    """Align cells: the first to the left, the others to the right; ``last_left`` sets the last to the left."""
+def _columns(rows: Iterable[Sequence[str]], widths: Sequence[int], style: Style) -> list[Line]:
+    """Align cells: the first to the left, the others to the right."""
     lines: list[Line] = []
     for row in rows:
-        cells = [
-            f"{row[0]:<{widths[0]}}",
-            *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=False)),
-        ]
-        if last_left:
-            cells[-1] = row[-1]
-        lines.append((style, _fit("  " + "".join(cells).rstrip())))
+        others = "".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append((style, _fit(f"  {row[0]:<{widths[0]}}{others}")))
     return lines
 
 

@@ -5,7 +5,7 @@ Every builder takes plain frames, down-samples them for the eye, and returns Non
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from fx_dagster.market.timeframes import SECOND_NS
 from fx_dagster.models.evaluate import Metrics
 from fx_dagster.report import palette
-from fx_dagster.report.sampling import downsample_bars, extreme_rows
+from fx_dagster.report.sampling import extreme_rows
 from fx_dagster.report.statistics import log_histogram, wilson_interval
 from fx_dagster.report.summary import LEVEL_NAMES, KillDrill
 
@@ -51,7 +51,7 @@ def equity_figure(equity: pd.DataFrame, currency: str) -> Figure | None:
             fill="tozeroy", fillcolor=_FILLS[name].light, legendgroup=name, showlegend=False,
             hovertemplate="%{y:.2%}", row=2, col=1,
         )  # fmt: skip
-    figure.update_yaxes(title_text=f"equity, {currency}", row=1, col=1)
+    figure.update_yaxes(title_text=f"equity, {currency}", tickformat=",", row=1, col=1)
     figure.update_yaxes(title_text="drawdown", tickformat=".1%", row=2, col=1)
     return _styled(figure, hovermode="x unified")
 
@@ -63,31 +63,30 @@ _SIDES = (
 _FILLS = {"system": palette.SYSTEM_FILL, "control": palette.CONTROL_FILL}
 
 
-def trades_figure(bars: pd.DataFrame, trades: pd.DataFrame, digits: int) -> Figure | None:
+def trades_figure(shown: pd.DataFrame, trades: pd.DataFrame, digits: int) -> Figure | None:
     """Draw one symbol's candles with every entry and exit.
 
     Args:
-        bars: its BARS.
+        shown: its candles, as :func:`fx_dagster.report.sampling.candles` joins them.
         trades: its closed trades; where there are more than ``TRADES_MAX``, the last ones.
         digits: decimals of a price.
     """
     import plotly.graph_objects as go
 
-    if bars.empty:
+    if shown.empty:
         return None
-    candles, _ = downsample_bars(bars, CANDLES_MAX)
     figure = go.Figure(
         go.Candlestick(
-            x=_stamps(candles["time"]), open=candles["open"].to_numpy(), high=candles["high"].to_numpy(),
-            low=candles["low"].to_numpy(), close=candles["close"].to_numpy(), name="Price", showlegend=False,
+            x=_stamps(shown["time"]), open=shown["open"].to_numpy(), high=shown["high"].to_numpy(),
+            low=shown["low"].to_numpy(), close=shown["close"].to_numpy(), name="Price", showlegend=False,
             increasing={"line": {"color": palette.CANDLE_UP.light, "width": 1}, "fillcolor": palette.CARD.light},
             decreasing={"line": {"color": palette.CANDLE_DOWN.light, "width": 1},
                         "fillcolor": palette.CANDLE_DOWN.light},
         )
     )  # fmt: skip
-    shown = trades.sort_values("entry_time").tail(TRADES_MAX)
-    if not shown.empty:
-        _add_trades(figure, shown, digits)
+    drawn = trades.sort_values("entry_time").tail(TRADES_MAX)
+    if not drawn.empty:
+        _add_trades(figure, drawn, digits)
     figure.update_xaxes(rangeslider_visible=False)
     figure.update_yaxes(tickformat=f".{digits}f", title_text="bid")
     return _styled(figure, hovermode="closest")
@@ -122,7 +121,8 @@ def _markers(
         x=_stamps(trades[f"{end}_time"]), y=trades[f"{end}_price"].to_numpy(), mode="markers", name=name,
         marker={"symbol": symbol, "color": colour.light, "size": 9 if end == "entry" else 7,
                 "line": {"color": palette.CARD.light, "width": 1}},
-        text=text, hovertemplate=f"<b>{name}</b> %{{y:.{digits}f}}<br>%{{x|%Y-%m-%d %H:%M}}<br>%{{text}}<extra></extra>",
+        hovertemplate=f"<b>{name}</b> %{{y:.{digits}f}}<br>%{{x|%Y-%m-%d %H:%M}}<br>%{{text}}<extra></extra>",
+        text=text,
     )  # fmt: skip
 
 
@@ -135,10 +135,11 @@ def importance_figure(importance: pd.DataFrame) -> Figure | None:
         return None
     shares = shares.iloc[::-1]
     figure = go.Figure()
-    for colour, model in zip(palette.SERIES, shares.columns, strict=False):
+    for colour, model in reversed(list(zip(palette.SERIES, shares.columns, strict=False))):
         figure.add_bar(
-            y=[_plain(feature) for feature in shares.index], x=_rounded(shares[model].to_numpy(), 5), name=_plain(model),
-            orientation="h", marker_color=colour.light, hovertemplate="%{y}: %{x:.2%}<extra>%{fullData.name}</extra>",
+            y=[_plain(feature) for feature in shares.index], x=_rounded(shares[model].to_numpy(), 5),
+            name=_plain(model), orientation="h", marker_color=colour.light,
+            hovertemplate="%{y}: %{x:.2%}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     figure.update_xaxes(tickformat=".0%", title_text="share of the model's total importance")
     figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.05, legend_traceorder="reversed")
@@ -153,7 +154,7 @@ def importance_shares(importance: pd.DataFrame, features_max: int = FEATURES_MAX
     total = table.sum()
     shares = table.loc[:, total > 0] / total[total > 0]
     order = shares.mean(axis=1).sort_values(ascending=False, kind="stable").index
-    return shares.loc[order[:features_max]]
+    return shares.loc[order[:features_max], [model for model in importance["model"].unique() if model in shares]]
 
 
 def calibration_figure(metrics: Mapping[str, Metrics]) -> Figure | None:
@@ -216,14 +217,17 @@ def latency_figure(groups: Mapping[str, ArrayLike], target_ms: float) -> Figure 
         for quantile, dash in ((p50, "solid"), (p99, "dot")):
             figure.add_vline(x=float(quantile), line={"color": colour.light, "width": 1, "dash": dash}, opacity=0.7)
     if target_ms <= edges[-1] * 4:
-        figure.add_vline(x=target_ms, line={"color": palette.BAD.light, "width": 1.5, "dash": "dash"},
-                         annotation={"text": f"target {target_ms:g} ms", "font": {"color": palette.BAD.light}})  # fmt: skip
+        figure.add_vline(
+            x=target_ms,
+            line={"color": palette.BAD.light, "width": 1.5, "dash": "dash"},
+            annotation={"text": f"target {target_ms:g} ms", "font": {"color": palette.BAD.light}},
+        )
     figure.update_xaxes(type="log", title_text="milliseconds (logarithmic)", dtick="D2", tickformat="~g")
     figure.update_yaxes(tickformat=".0%", title_text="share of calls", rangemode="tozero")
     return _styled(figure, hovermode="closest")
 
 
-_LATENCY_COLOURS = (palette.SYSTEM, palette.CONTROL, palette.THIRD, palette.MUTED)
+_LATENCY_COLOURS = (palette.SYSTEM, palette.THIRD, palette.FOURTH, palette.MUTED)
 
 
 def levels_figure(decisions: pd.DataFrame, drill: KillDrill | None) -> Figure | None:
@@ -236,9 +240,10 @@ def levels_figure(decisions: pd.DataFrame, drill: KillDrill | None) -> Figure | 
     if decisions.empty:
         return None
     wall = decisions["decided_wall_ns"].to_numpy(dtype=np.int64)
-    width = max(SECOND_NS, -(-int(wall.max() - wall.min() + 1) // TIME_BUCKETS))
-    bucket = (wall - wall.min()) // width
-    centres = _stamps(wall.min() + np.arange(int(bucket.max()) + 1) * width + width // 2, "ms")
+    width = _bucket_s(float(wall.max() - wall.min()) / SECOND_NS) * SECOND_NS
+    first = int(wall.min()) // width * width
+    bucket = (wall - first) // width
+    centres = _stamps(first + np.arange(int(bucket.max()) + 1) * width + width // 2, "ms")
     figure = go.Figure()
     for level in sorted({int(level) for level in decisions["level"]}):
         counts = np.bincount(bucket[decisions["level"].to_numpy() == level], minlength=len(centres))
@@ -248,10 +253,18 @@ def levels_figure(decisions: pd.DataFrame, drill: KillDrill | None) -> Figure | 
         )  # fmt: skip
     if drill is not None:
         _mark_drill(figure, drill)
-    figure.update_layout(barmode="stack", bargap=0.02)
-    figure.update_xaxes(type="date", title_text=f"UTC, each bar {width / SECOND_NS:.3g} s")
+    figure.update_layout(barmode="stack", bargap=0.02, legend_traceorder="normal")
+    figure.update_xaxes(type="date", title_text=f"UTC, each bar {width // SECOND_NS:,} s")
     figure.update_yaxes(title_text="decisions")
     return _styled(figure, hovermode="x unified", top=84 if drill else 44)
+
+
+def _bucket_s(length_s: float) -> int:
+    """Return a bar's width in seconds that a person can read off, for about ``TIME_BUCKETS`` bars."""
+    return next((width for width in _WIDTHS_S if length_s / width <= TIME_BUCKETS), int(length_s // TIME_BUCKETS))
+
+
+_WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 
 
 def _mark_drill(figure: Figure, drill: KillDrill) -> None:
@@ -287,16 +300,18 @@ def _styled(figure: Figure, *, hovermode: str, top: int = 44) -> Figure:
     axis = {
         "gridcolor": palette.GRID.light, "linecolor": palette.GRID.light, "zerolinecolor": palette.GRID.light,
         "tickcolor": palette.GRID.light, "automargin": True, "title_standoff": 8,
-        "title_font": {"size": 12, "color": palette.MUTED.light}, "tickfont": {"size": 12, "color": palette.MUTED.light},
+        "title_font": {"size": 12, "color": palette.MUTED.light},
+        "tickfont": {"size": 12, "color": palette.MUTED.light},
     }  # fmt: skip
     figure.update_xaxes(**axis, showgrid=False)
     figure.update_yaxes(**axis, showgrid=True)
     return figure
 
 
-def _stamps(time: ArrayLike, unit: str = "s") -> list[str]:
+def _stamps(time: ArrayLike, unit: Literal["s", "ms"] = "s") -> list[str]:
     """Write ns UTC as ISO texts: Plotly would read a number as the browser's local time."""
-    return [str(stamp) for stamp in np.datetime_as_string(np.asarray(time, dtype="datetime64[ns]"), unit=unit)]
+    stamps = np.asarray(time, dtype="datetime64[ns]").astype(f"datetime64[{unit}]")
+    return [str(stamp) for stamp in stamps]
 
 
 def _rounded(values: ArrayLike, digits: int) -> list[float]:

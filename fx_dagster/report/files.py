@@ -20,7 +20,7 @@ def write_summary(summary: Summary, folder: Path) -> Path:
     Raises:
         FxError: it cannot be written; the message names the file.
     """
-    return _write(folder / SUMMARY_NAME, summary.model_dump_json(indent=2) + "\n")
+    return write_text(folder / SUMMARY_NAME, summary.model_dump_json(indent=2) + "\n")
 
 
 def write_html(html: str, folder: Path) -> Path:
@@ -29,7 +29,7 @@ def write_html(html: str, folder: Path) -> Path:
     Raises:
         FxError: it cannot be written; the message names the file.
     """
-    return _write(folder / HTML_NAME, html)
+    return write_text(folder / HTML_NAME, html)
 
 
 def switch_latest(folder: Path) -> Path:
@@ -84,7 +84,12 @@ def publish(inputs: ReportInputs, folder: Path) -> Path:
     return folder / HTML_NAME
 
 
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
+    """Write a file aside and rename it, so that it is there whole or not at all.
+
+    Raises:
+        FxError: it cannot be written; the message names the file.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

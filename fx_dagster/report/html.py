@@ -17,10 +17,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from fx_dagster.market.timeframes import Timeframe
 from fx_dagster.report import figures, palette, tables
 from fx_dagster.report.inputs import ReportInputs
 from fx_dagster.report.measures import LATENCY_MS_MAX
-from fx_dagster.report.sampling import downsample_bars
+from fx_dagster.report.sampling import candles
 from fx_dagster.report.summary import BacktestSummary, LiveSummary, ModelSummary, Summary
 from fx_dagster.report.words import (
     Tone,
@@ -137,6 +138,7 @@ def _charts(inputs: ReportInputs) -> dict[str, Chart]:
     backtest, live = inputs.summary.backtest, inputs.summary.live
     features = len(figures.importance_shares(inputs.importance))
     models = max(1, inputs.importance["model"].nunique())
+    tall = max(420, 100 + features * (12 + 13 * models))
     charts = (
         _chart(
             "equity", "Equity and drawdown", "Both accounts on the same bars, with the same risk rules and costs.", 460,
@@ -145,12 +147,12 @@ def _charts(inputs: ReportInputs) -> dict[str, Chart]:
         ),
         _chart(
             "importance", "Feature importance", "The features that matter most to each model. Importance is not cause.",
-            100 + features * (12 + 13 * models), figures.importance_figure(inputs.importance),
+            tall, figures.importance_figure(inputs.importance),
             "No model reported which features it uses.",
         ),
         _chart(
             "calibration", "Calibration", "Said against seen, in groups of equal size; bars are 95 % Wilson intervals.",
-            420, figures.calibration_figure(inputs.metrics), "No model was judged, so there is nothing to calibrate.",
+            tall, figures.calibration_figure(inputs.metrics), "No model was judged, so there is nothing to calibrate.",
         ),
         _chart(
             "levels", "Decisions by fallback level", "Wall-clock time of the session.", 340,
@@ -158,8 +160,8 @@ def _charts(inputs: ReportInputs) -> dict[str, Chart]:
             "There was no live session, or it made no decision.",
         ),
         _chart(
-            "latency", "Latency", "Each line is a share of its own calls; solid marks are medians, dotted ones p99.", 380,
-            figures.latency_figure(_latencies(inputs), LATENCY_MS_MAX), "No decision was timed.",
+            "latency", "Latency", "Shares of each kind's own calls; upright lines: median (solid) and p99 (dotted).",
+            380, figures.latency_figure(_latencies(inputs), LATENCY_MS_MAX), "No decision was timed.",
         ),
     )  # fmt: skip
     return {chart.key: chart for chart in charts}
@@ -183,13 +185,12 @@ def _price_charts(inputs: ReportInputs) -> list[Chart]:
 def _price_chart(symbol: str, number: int, inputs: ReportInputs) -> Chart:
     bars = inputs.bars[symbol]
     trades = inputs.trades[inputs.trades["symbol"] == symbol]
-    _, run = downsample_bars(bars, figures.CANDLES_MAX)
-    base = inputs.summary.data.base_timeframe
-    caption = f"Each candle joins {run} bars of {base}. " if run > 1 else f"Bars of {base}. "
+    shown, timeframe = candles(bars, Timeframe.parse(inputs.summary.data.base_timeframe), figures.CANDLES_MAX)
+    caption = f"{timeframe} candles of bid prices; drag to look closer, double-click to come back. "
     caption += f"{len(trades):,} closed trades" if len(trades) else "No trade was closed here"
     if len(trades) > figures.TRADES_MAX:
         caption += f", the last {figures.TRADES_MAX:,} of them drawn"
-    figure = figures.trades_figure(bars, trades, _digits(bars))
+    figure = figures.trades_figure(shown, trades, _digits(bars))
     return _chart(f"price-{number}", symbol, f"{caption}.", 480, figure, f"There are no bars of {symbol}.")
 
 

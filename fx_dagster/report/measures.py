@@ -90,7 +90,7 @@ def _drawdown(backtest: BacktestSummary | None) -> Measure:
 
 def _win_rate(backtest: BacktestSummary | None) -> Measure:
     name, target = "Win rate above the control's", "+5 to +10 points"
-    found = backtest and difference(backtest, "win_rate")
+    found = None if backtest is None else difference(backtest, "win_rate")
     if backtest is None or found is None:
         why = "no backtest was run" if backtest is None else "a side made no trades"
         return _absent(name, "points", target, why)

@@ -23,6 +23,7 @@ GRID: Final = Pair("#e4e7eb", "#2a313a")
 SYSTEM: Final = Pair("#0b62c4", "#5aa9ff")
 CONTROL: Final = Pair("#ad5700", "#f0a04b")
 THIRD: Final = Pair("#7548b8", "#b794f6")
+FOURTH: Final = Pair("#0a6f80", "#4cc3d9")
 GOOD: Final = Pair("#0f7656", "#3fc79a")
 BAD: Final = Pair("#bf2f26", "#ff7b72")
 CANDLE_UP: Final = Pair("#8795a4", "#7c8a99")
@@ -33,12 +34,12 @@ CLEAR: Final = Pair("rgba(0,0,0,0)", "rgba(0,0,0,0)")
 
 PAIRS: Final[dict[str, Pair]] = {
     "page": PAGE, "card": CARD, "text": TEXT, "muted": MUTED, "grid": GRID, "system": SYSTEM, "control": CONTROL,
-    "third": THIRD, "good": GOOD, "bad": BAD, "candle-up": CANDLE_UP, "candle-down": CANDLE_DOWN,
+    "third": THIRD, "fourth": FOURTH, "good": GOOD, "bad": BAD, "candle-up": CANDLE_UP, "candle-down": CANDLE_DOWN,
     "system-fill": SYSTEM_FILL, "control-fill": CONTROL_FILL, "clear": CLEAR,
 }  # fmt: skip
 
-SERIES: Final = (SYSTEM, CONTROL, THIRD, GOOD, BAD, MUTED)
-"""Order in which series without a role of their own take colours."""
+SERIES: Final = (THIRD, FOURTH, SYSTEM, CONTROL, MUTED, GOOD, BAD)
+"""Order in which series without a role of their own, such as models, take colours."""
 
 LEVELS: Final = {1: GOOD, 2: SYSTEM, 3: CONTROL, 4: BAD}
 """Colour of each fallback level."""

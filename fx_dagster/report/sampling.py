@@ -1,31 +1,34 @@
 """Fewer points for the eye: nothing that a person would see is lost."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fx_dagster.market.timeframes import Timeframe, bar_open
+
 Int64 = NDArray[np.int64]
 
 
-def downsample_bars(bars: pd.DataFrame, n_max: int) -> tuple[pd.DataFrame, int]:
-    """Join runs of consecutive bars until at most ``n_max`` are left.
+def candles(bars: pd.DataFrame, base: Timeframe, n_max: int) -> tuple[pd.DataFrame, Timeframe]:
+    """Join bars into the finest timeframe that needs at most ``n_max`` candles (or MN1, if none does).
+
+    Unlike the lake's bars, the last candle may be unfinished.
 
     Returns:
-        ``time open high low close`` and how many bars each candle holds. Extremes and the first open and last close
-        of every run are kept.
+        ``time open high low close``, and the candles' timeframe.
     """
-    run = max(1, -(-len(bars) // n_max))
-    if run == 1:
-        return bars[["time", "open", "high", "low", "close"]].reset_index(drop=True), 1
-    group = np.arange(len(bars)) // run
-    joined = bars.groupby(group).agg(
-        time=("time", "first"),
-        open=("open", "first"),
-        high=("high", "max"),
-        low=("low", "min"),
-        close=("close", "last"),
+    time = bars["time"].to_numpy(dtype=np.int64)
+    timeframe, opening = base, time
+    for timeframe in base.coarser():
+        opening = bar_open(time, timeframe)
+        if len(np.unique(opening)) <= n_max:
+            break
+    joined = bars.groupby(opening).agg(
+        open=("open", "first"), high=("high", "max"), low=("low", "min"), close=("close", "last")
     )
-    return joined.reset_index(drop=True), run
+    return joined.rename_axis("time").reset_index(), timeframe
 
 
 def extreme_rows(values: NDArray[np.float64], n_max: int) -> Int64:
@@ -41,7 +44,7 @@ def extreme_rows(values: NDArray[np.float64], n_max: int) -> Int64:
     buckets = max(1, (n_max - 1) // (2 * columns + 1))
     edges = np.linspace(0, n, buckets + 1).astype(np.int64)
     keep = [np.array([n - 1]), edges[:-1]]
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         part = values[start:end]
         keep += [start + part.argmin(axis=0), start + part.argmax(axis=0)]
     return np.unique(np.concatenate(keep)).astype(np.int64)

@@ -58,7 +58,7 @@ def summarise_latency(latency_ms: ArrayLike) -> Latency:
     return Latency(n=values.size, p50_ms=float(p50), p90_ms=float(p90), p99_ms=float(p99), max_ms=float(values.max()))
 
 
-def log_histogram(groups: Sequence[ArrayLike], bins: int = 60) -> tuple[Float64, list[Float64]]:
+def log_histogram(groups: Sequence[ArrayLike], bins: int = 44) -> tuple[Float64, list[Float64]]:
     """Return common logarithmic bin edges ``[bins + 1]`` and, for each group, the share of its values in each bin.
 
     Values that are not finite or not positive are left out; an empty group has zeros.

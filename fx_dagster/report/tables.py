@@ -9,7 +9,6 @@ from fx_dagster.report.summary import (
     ChecksSummary,
     DataSummary,
     DifferenceName,
-    Interval,
     LiveSummary,
     Measure,
     ModelSummary,
@@ -25,6 +24,7 @@ from fx_dagster.report.words import (
     number,
     percent,
     seconds,
+    signed_between,
     signed_percent,
     signed_points,
 )
@@ -49,6 +49,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     numeric: frozenset[int] = frozenset()
     note: str = ""
+
+    @property
+    def stacks(self) -> bool:
+        """Whether a phone shows a row as a small block: for rows of words, which columns would squeeze."""
+        return len(self.head) >= 4 and len(self.numeric) <= 2
 
 
 def _table(
@@ -90,8 +95,10 @@ def measure_value(measure: Measure) -> str:
 
 
 def measure_interval(measure: Measure) -> str:
-    """Write a measure's interval in percent."""
-    return between(measure.interval, 0 if measure.target.startswith("+15") or measure.target == "+20 %" else 1)
+    """Write a measure's interval as its value is written."""
+    if not measure.target.startswith("+"):
+        return between(measure.interval)
+    return signed_between(measure.interval, 1 if measure.unit == "points" else 0)
 
 
 def performance_table(backtest: BacktestSummary) -> Table:
@@ -106,7 +113,7 @@ def performance_table(backtest: BacktestSummary) -> Table:
         gap = interval = "–"
         if found is not None:
             gap = signed_points(found.value, digits) if share else number(found.value, digits, sign=True)
-            interval = between(found.interval, digits) if share else plain_interval(found.interval, digits)
+            interval = signed_between(found.interval, digits, scale=100.0 if share else 1.0)
         rows.append((label, *values, gap, interval))
 
     add("Net return", "net_return", (signed_percent(system.net_return), signed_percent(control.net_return)))
@@ -128,11 +135,6 @@ def performance_table(backtest: BacktestSummary) -> Table:
         note=f"{minute(backtest.start)} to {minute(backtest.end)} UTC, starting with "
         f"{number(backtest.initial_balance, 0)} {backtest.currency}.",
     )
-
-
-def plain_interval(interval: Interval | None, digits: int = 2) -> str:
-    """Write an interval of plain numbers."""
-    return "–" if interval is None else f"{number(interval.low, digits)} to {number(interval.high, digits)}"
 
 
 def models_table(models: Iterable[ModelSummary]) -> Table:

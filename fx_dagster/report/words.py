@@ -89,6 +89,14 @@ def between(interval: Interval | None, digits: int = 1) -> str:
     )
 
 
+def signed_between(interval: Interval | None, digits: int = 1, *, scale: float = 100.0) -> str:
+    """Write the interval of a difference, without a unit; ``scale`` 100 turns fractions into percentage points."""
+    if interval is None:
+        return MISSING
+    low, high = (_minus(scale * end, digits, sign=True) for end in (interval.low, interval.high))
+    return f"{low} to {high}"
+
+
 def bar_to_clear(model: ModelSummary) -> float:
     """Return the accuracy that a model must beat to be worth anything: commoner class, a coin, and costs."""
     return max(model.majority_class, 0.5, model.break_even or 0.0)
@@ -150,8 +158,7 @@ def _backtest(backtest: BacktestSummary | None) -> Finding:
     found = difference(backtest, "net_return")
     if found is None or found.interval is None:
         return Finding("Backtest", f"{said} The difference has no interval, so nothing is shown.")
-    low, high = _minus(100 * found.interval.low, 1, sign=True), _minus(100 * found.interval.high, 1, sign=True)
-    gap = f"The paired difference is {signed_points(found.value)} (95 % interval {low} to {high})"
+    gap = f"The paired difference is {signed_points(found.value)} (95 % interval {signed_between(found.interval)})"
     if not settled(found):
         return Finding("Backtest", f"{said} {gap}: it includes zero, so nothing shows that the models help or harm.")
     tone: Tone = "good" if found.value > 0 else "bad"

@@ -172,7 +172,7 @@ def parse_rows(path: Path, data: bytes, layout: Layout) -> Rows:
             csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[], check_utf8=True),
         )
     except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):
+        if next(_rows(data, layout.header_lines), None) is None:
             raise SourceError(f"{path}: the file has no row", mend="export it again, or remove it") from None
         raise _fault(path, data, layout) or SourceError(f"{path}: {error}", mend=_MEND_ROW) from error
     if table.num_rows == 0:

@@ -2,9 +2,10 @@
 
 A folder of ``<SYMBOL>_<TIMEFRAME>.csv`` (also ``.csv.gz``, and with the ``_<from>_<to>`` that MetaTrader adds), tabs or
 commas between the columns ``<DATE> <TIME> <OPEN> <HIGH> <LOW> <CLOSE> <TICKVOL> <VOL> <SPREAD>``; D1 and longer may
-lack ``<TIME>``, and all may lack ``<VOL>`` and ``<SPREAD>``. Names of brokers (``EURUSD.m``, ``GOLD``) are resolved. Prices are bids, times the opening on the broker's server clock (New York + 7 h), converted to UTC by zone
-rules; a file with bars at the server's weekend is on another clock and refused. A spread of 0 means that the export
-has none: it is modelled.
+lack ``<TIME>``, and all may lack ``<VOL>`` and ``<SPREAD>``. Names of brokers (``EURUSD.m``, ``GOLD``) are resolved.
+Prices are bids, times the opening on the broker's server clock (New York + 7 h), converted to UTC by zone rules; a file
+with bars at the server's weekend is on another clock and refused. A spread of 0 means that the export has none: it is
+modelled.
 
 The base timeframe is the finest that more than half of the symbols have (else the one that most have). Files of other
 timeframes are not read: longer bars are built from base bars, so that all agree. Symbols without a base file are left

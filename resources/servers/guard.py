@@ -64,6 +64,9 @@ class Guard:
         self._warden = subprocess.Popen(
             [sys.executable, "-P", str(_WARDEN), self.mark, processes.GUARD_VARIABLE],
             stdin=subprocess.PIPE,
+            # Not ours: who reads our output would wait for it.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
             env=processes.base_environment(),
             cwd="/",

@@ -20,7 +20,6 @@ import psutil
 
 from fx_dagster.errors import ServerError, UnsupportedPlatformError
 from fx_dagster.settings import Settings
-from resources.model_repository import served_names
 from resources.servers.ports import LOOPBACK, choose_port
 from resources.servers.private_files import make_own_folder, write_private
 from resources.servers.process import ManagedProcess, StopFlag, base_environment, spawn, wait_until
@@ -67,8 +66,7 @@ class TritonServer:
 
     Args:
         settings: ports, deadlines and folders.
-        repository: model repository. A start loads what was served last
-            (:func:`resources.model_repository.note_served`), and nothing else until asked.
+        repository: model repository; nothing is loaded from it until asked.
     """
 
     def __init__(self, settings: Settings, repository: Path | None = None) -> None:
@@ -102,7 +100,7 @@ class TritonServer:
         return None if self.process is None else self.process.pid
 
     def start(self, stop: StopFlag | None = None) -> None:
-        """Start the server and wait until it answers, with the models that were served last.
+        """Start the server and wait until it answers; it has no models yet.
 
         Raises:
             UnsupportedPlatformError: this machine cannot run it.
@@ -178,9 +176,6 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(os.getpid(), self.port)}",
             "--backend-config=python,shm-default-byte-size=1048576",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in served_names(self._repository)),
-            # A model that does not load must not keep the others, and the session, from a server.
-            "--exit-on-error=false",
             "--strict-readiness=true",
             # Every configuration is complete; to complete it, the python backend would start each model twice.
             "--disable-auto-complete-config",
@@ -234,13 +229,13 @@ def write_secret(settings: Settings, secret: str) -> None:
 
 
 def read_secret(settings: Settings) -> str:
-    """Return the running server's secret.
+    """Return the running embedded server's secret; empty for a server of the user's, which asks for none.
 
     Raises:
-        ServerError: there is none: no embedded server runs.
+        ServerError: there is neither.
     """
     secret = _read(secret_file(settings))
-    if not secret:
+    if not secret and not settings.triton.url:
         raise ServerError("no embedded Triton runs here", mend="start it: fx up")
     return secret
 

@@ -35,6 +35,7 @@ CREATE TABLE live_session (
     fingerprint  text NOT NULL,
     replay_start bigint NOT NULL,
     replay_end   bigint NOT NULL CHECK (replay_end > replay_start),
+    sequence     bigint NOT NULL DEFAULT 0,
     position     bigint NOT NULL,
     clock        bigint NOT NULL,
     snapshot     bytea,
@@ -44,6 +45,7 @@ CREATE TABLE live_session (
     finished_at  timestamptz
 );
 CREATE UNIQUE INDEX live_session_running ON live_session (account) WHERE state = 'running';
+COMMENT ON COLUMN live_session.sequence IS 'Number of the last checkpoint; what is written twice by mistake is noticed by it.';
 COMMENT ON COLUMN live_session.position IS 'Every tick before it is decided upon; a restart goes on with the ticks from it.';
 COMMENT ON COLUMN live_session.clock IS 'Where the market''s clock was last seen; ticks up to it are made up for at once.';
 COMMENT ON COLUMN live_session.fingerprint IS 'Of what was replayed: a session is only resumed on the same tape.';
@@ -96,14 +98,14 @@ CREATE TABLE trade_order (
     risk_money      double precision NOT NULL,
     epoch           bigint NOT NULL,
     comment         text NOT NULL,
-    position        bigint NOT NULL,
+    sequence        bigint NOT NULL,
     state           text NOT NULL,
     broker_order    bigint NOT NULL DEFAULT 0,
     changed_ns      bigint NOT NULL,
     journalled_at   timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX trade_order_session ON trade_order (session_id, position);
-COMMENT ON COLUMN trade_order.position IS 'Of the checkpoint it was journalled with.';
+CREATE INDEX trade_order_session ON trade_order (session_id, sequence);
+COMMENT ON COLUMN trade_order.sequence IS 'Of the checkpoint it was journalled with.';
 COMMENT ON COLUMN trade_order.lots IS 'Signed: above 0 buys; 0 in an order that only moves stop or target.';
 
 CREATE TABLE order_event (

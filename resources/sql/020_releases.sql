@@ -12,6 +12,7 @@ CREATE TABLE releases (
 CREATE TABLE release_switches (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     version     integer NOT NULL REFERENCES releases (version),
+    kind        text NOT NULL CHECK (kind IN ('activate', 'rollback')),
     switched_at timestamptz NOT NULL DEFAULT now(),
     reason      text NOT NULL
 );

@@ -1,0 +1,157 @@
+"""What the system would have done, beside what it would have done without any model."""
+
+import dagster as dg
+import pandas as pd
+
+from assets.metadata import frame_table, picture
+from assets.models import MODEL_ASSETS
+from assets.run_shape import RunShape
+from fx_dagster.backtest.prepare import History, SymbolHistory, prepare
+from fx_dagster.backtest.replay import BacktestResult, replay
+from fx_dagster.decision.config import StepConfig, step_config, traditional_control
+from fx_dagster.market.timeframes import bar_close
+from fx_dagster.report.backtests import summarise_backtest
+from fx_dagster.report.files import write_text
+from fx_dagster.report.summary import BacktestSummary
+from fx_dagster.settings import Settings
+from resources.dagster_resources import LakeResource, MarketResource, SettingsResource
+from resources.lake import Lake
+
+GROUP = "evaluation"
+OWNERS = ["team:research"]
+SUMMARY = "backtest.json"
+CENT = 0.01
+
+
+def decision_config(settings: Settings) -> StepConfig:
+    """Return the decision step's configuration for a backtest: the live one, on paper."""
+    return step_config(
+        settings.risk,
+        settings.cost,
+        paper=True,
+        horizon_bars=settings.feature.horizon_bars,
+        recover_after_s=settings.live.recover_after_s,
+    )
+
+
+def read_history(lake: Lake, shape: RunShape, settings: Settings) -> History:
+    """Align bars, indicators and out-of-fold predictions of every symbol, over the time that has predictions."""
+    predictions = _predictions(lake)
+    histories = {
+        symbol: SymbolHistory(
+            bars=lake.read("bars", symbol=symbol, timeframe=shape.base.value),
+            indicators=lake.read("indicators", symbol=symbol, timeframe=shape.base.value),
+            predictions=predictions[predictions["symbol"] == symbol].sort_values("time", ignore_index=True),
+        )
+        for symbol in shape.symbols
+    }
+    whole = prepare(histories, shape.base, account_currency=settings.risk.account_currency)
+    return whole.window(int(predictions["time"].min()), int(predictions["time"].max()) + 1)
+
+
+def _predictions(lake: Lake) -> pd.DataFrame:
+    tables = [lake.read(f"out_of_fold_{name}") for name in MODEL_ASSETS]
+    joined = tables[0]
+    for table in tables[1:]:
+        joined = joined.merge(table, on=["time", "symbol", "fold", "up"], validate="one_to_one")
+    return joined
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"numba"},
+    deps=list(MODEL_ASSETS.values()),
+    description="""The live decision step, replayed over history with costs: AI-assisted beside the traditional control.
+
+Models answer out of fold only: every prediction is by a model that had not seen the row. Fills are at the next bar's
+open with its spread, slippage and commission; stops and targets inside the bar in the tick model's order. The holdout is
+not part of it.""",
+)
+def backtest(
+    market: MarketResource, lake: LakeResource, settings: SettingsResource
+) -> dg.MaterializeResult:
+    """Replay twice over the same bars, store equity, trades and decisions, and compare."""
+    chosen, shape, store = settings.load(), RunShape.of(market.open()), lake.open()
+    history = read_history(store, shape, chosen)
+    config = decision_config(chosen)
+    balance, leverage = chosen.risk.initial_balance, chosen.risk.leverage
+    system = replay(history, config, initial_balance=balance, leverage=leverage)
+    control = replay(history, traditional_control(config), initial_balance=balance, leverage=leverage)
+    equity = _equity(system, control)
+    for name, result in (("system", system), ("control", control)):
+        store.write(f"backtest_trades_{name}", result.trades)
+        store.write(f"backtest_decisions_{name}", result.decisions)
+    unexplained = {"system": _unexplained(system), "control": _unexplained(control)}
+    store.write("backtest_equity", equity, metadata={name: repr(money) for name, money in unexplained.items()})
+    summary = summarise_backtest(
+        system,
+        control,
+        start=int(history.market.time[0]),
+        end=int(bar_close(history.market.time[-1:], shape.base)[0]),
+        currency=chosen.risk.account_currency,
+        decisions=int(history.market.has_bar.sum()),
+        seed=chosen.training.seed,
+    )
+    write_text(chosen.evaluation / SUMMARY, summary.model_dump_json(indent=1))
+    return dg.MaterializeResult(metadata=_metadata(system, control, summary, equity))
+
+
+def _unexplained(result: BacktestResult) -> float:
+    """Return the money at the end that neither closed trades nor open positions account for."""
+    # A position that is still open has paid its entry's commission, which is in no closed trade yet.
+    paid_ahead = result.costs["commission"] - float(result.trades["commission"].sum())
+    explained = result.initial_balance + float(result.trades["profit"].sum()) + result.open_profit - paid_ahead
+    return float(result.equity["equity"].iloc[-1]) - explained
+
+
+def _equity(system: BacktestResult, control: BacktestResult) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "time": system.equity["time"],
+            "system": system.equity["equity"],
+            "control": control.equity["equity"],
+        }
+    )
+
+
+def _metadata(
+    system: BacktestResult, control: BacktestResult, summary: BacktestSummary, equity: pd.DataFrame
+) -> dict[str, object]:
+    from fx_dagster.report.plots import equity_png
+
+    table = pd.DataFrame({"system": system.metrics, "control": control.metrics})
+    return {
+        "metrics": frame_table(table.rename_axis("metric").reset_index()),
+        "net_return_system": summary.system.net_return,
+        "net_return_control": summary.control.net_return,
+        "trades_system": summary.system.trades,
+        "trades_control": summary.control.trades,
+        "decisions_by_level": frame_table(pd.DataFrame({"decisions": system.counts["level"]}).reset_index()),
+        "equity": picture(equity_png(equity, title="Equity", currency=summary.currency)),
+    }
+
+
+@dg.asset_check(asset=backtest, blocking=True)
+def the_books_balance(lake: LakeResource) -> dg.AssetCheckResult:
+    """Closed trades and open positions account for every cent of the final equity."""
+    found = lake.open().metadata("backtest_equity")
+    off = {name: float(text) for name, text in found.items() if not abs(float(text)) < CENT}
+    return dg.AssetCheckResult(
+        passed=not off,
+        description=", ".join(f"{name}: {money:+.2f} unexplained" for name, money in off.items()) or "they do",
+    )
+
+
+@dg.asset_check(asset=backtest)
+def drawdown_stays_in_its_limit(settings: SettingsResource) -> dg.AssetCheckResult:
+    """The system's deepest drawdown is less than FX_RISK_DRAWDOWN_HALT."""
+    chosen = settings.load()
+    found = BacktestSummary.model_validate_json((chosen.evaluation / SUMMARY).read_text()).system.max_drawdown
+    limit = chosen.risk.drawdown_halt
+    return dg.AssetCheckResult(
+        passed=found < limit,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"maximum drawdown {found:.2%}, the halt is at {limit:.0%}",
+        metadata={"max_drawdown": found},
+    )

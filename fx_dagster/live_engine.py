@@ -1,0 +1,194 @@
+"""One live engine as a process: ``python -m fx_dagster.live_engine``, or ``fx live`` in the foreground.
+
+Puts the adapters together and runs the engine. Exit codes: 0 the session is finished, 2 settings or data make one
+impossible, 3 another engine trades the account, 4 stopped by a signal (the session can be resumed), 1 anything else.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fx_dagster.decision.config import step_config
+from fx_dagster.decision.decider import DecisionStep
+from fx_dagster.errors import DataError, FencedError, FxError, SettingsError
+from fx_dagster.execution.paper import PaperBroker
+from fx_dagster.features.catalogue import feature_catalogue
+from fx_dagster.live.account import PaperDesk
+from fx_dagster.live.engine import Ending, Engine, EngineParts
+from fx_dagster.live.model_desk import ModelDesk
+from fx_dagster.live.observation import Observer
+from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
+from fx_dagster.market.instruments import instrument
+from fx_dagster.market.source import MarketSource
+from fx_dagster.market.timeframes import Timeframe
+from fx_dagster.models.families import FAMILIES
+from fx_dagster.settings import Settings, load_settings
+from resources.journal import JournalTarget, PostgresJournal
+from resources.live_feed import ReplayFeed, Tape, tape_of
+from resources.market import open_source
+from resources.model_provider import ReleasedModels
+from resources.postgres import migrate
+from resources.releases import ReleaseStore
+
+EXIT_ERROR = 1
+_log = logging.getLogger("fx_dagster.live")
+
+
+class WallClock:
+    """This machine's time."""
+
+    def monotonic_ns(self) -> int:
+        """Return a time that never goes back."""
+        return time.monotonic_ns()
+
+    def wall_ns(self) -> int:
+        """Return ns since 1970, UTC."""
+        return time.time_ns()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others work for that long."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How one engine is run.
+
+    Attributes:
+        restart: begin a new session even if there is one to resume or a finished one.
+        until: market time (ns UTC) at which a new session's tape ends; None: where the source ends.
+        on_status: called with each status, a few times a second.
+    """
+
+    restart: bool = False
+    until: int | None = None
+    on_status: Callable[[dict[str, Any]], None] | None = None
+
+
+def tape_fingerprint(settings: Settings) -> str:
+    """Return what identifies the tape that these settings replay; a session is resumed on the same one only."""
+    source = settings.source.model_dump(mode="json")
+    content = json.dumps({"source": source, "replay_days": settings.live.replay_days}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+async def run_engine(settings: Settings, options: RunOptions = RunOptions()) -> Ending:
+    """Run one engine until its session is finished or a signal asks it to stop.
+
+    Raises:
+        FencedError: another engine trades the account.
+        SettingsError: the settings make a session impossible.
+        DataError: the source does.
+        ServerError: PostgreSQL does not answer.
+    """
+    url = settings.postgres.url.get_secret_value()
+    if not url:
+        raise SettingsError("FX_POSTGRES_URL is not set", mend="start the servers: fx up")
+    source = open_source(settings.source)
+    tape = tape_of(source, settings.live.replay_days)
+    migrate(url)
+    target = JournalTarget(
+        account=settings.live.account,
+        fingerprint=tape_fingerprint(settings),
+        window=(tape.start, min(tape.end, options.until or tape.end)),
+        restart=options.restart,
+        stale_s=settings.live.heartbeat_stale_s,
+    )
+    journal = await PostgresJournal.open(url, target)
+    try:
+        return await _run_session(settings, options, source, journal)
+    finally:
+        await journal.close()
+
+
+async def _run_session(
+    settings: Settings, options: RunOptions, source: MarketSource, journal: PostgresJournal
+) -> Ending:
+    session = journal.session
+    if session.finished:
+        _log.info("session %s is finished already", session.session_id)
+        return Ending.FINISHED
+    feed = ReplayFeed(source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed)
+    provider = ReleasedModels(ReleaseStore(settings.postgres.url.get_secret_value()), settings.triton.url)
+    parts = _parts(settings, feed, journal, provider, options)
+    engine = Engine(parts, session)
+    journal.start()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, engine.stop)
+    try:
+        return await engine.run()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        await provider.close()
+
+
+def _parts(
+    settings: Settings, feed: ReplayFeed, journal: PostgresJournal, provider: ReleasedModels, options: RunOptions
+) -> EngineParts:
+    info = feed.info
+    instruments = tuple(instrument(symbol) for symbol in info.symbols)
+    catalogue = feature_catalogue(info.base, cross_symbol=len(info.symbols) > 1)
+    clock = WallClock()
+    config = step_config(
+        settings.risk,
+        settings.cost,
+        paper=True,
+        simple_models=len(FAMILIES),
+        horizon_bars=settings.feature.horizon_bars,
+        recover_after_s=settings.live.recover_after_s,
+    )
+    broker = PaperBroker(settings.live.account, instruments, settings.risk, settings.cost)
+    return EngineParts(
+        account=settings.live.account,
+        instruments=instruments,
+        catalogue=catalogue,
+        feed=feed,
+        journal=journal,
+        models=ModelDesk(
+            provider,
+            feature_hash=catalogue.hash,
+            models=tuple(FAMILIES),
+            deadline_s=settings.triton.deadline_ms / 1000,
+            clock=clock,
+        ),
+        clock=clock,
+        step=DecisionStep(config, instruments, leverage=settings.risk.leverage),
+        desk=PaperDesk(broker, info.symbols, Timeframe(info.base)),
+        observer=Observer(instruments, catalogue, settings.risk.account_currency),
+        settings=settings.live,
+        on_status=options.on_status,
+    )
+
+
+def exit_code(error: FxError) -> int:
+    """Return the exit code that tells a supervisor what an error means."""
+    if isinstance(error, FencedError):
+        return EXIT_FENCED
+    if isinstance(error, SettingsError | DataError):
+        return EXIT_REFUSED
+    return EXIT_ERROR
+
+
+def main() -> int:
+    """Run one engine with the settings of the environment, for a supervisor."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        ending = asyncio.run(run_engine(load_settings()))
+    except FxError as error:
+        _log.error("%s", error)
+        return exit_code(error)
+    _log.info("session %s", ending)
+    return EXIT_FINISHED if ending is Ending.FINISHED else EXIT_STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

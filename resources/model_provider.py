@@ -1,0 +1,63 @@
+"""Which release the live session asks, and the connection to it.
+
+One row in PostgreSQL says which release is active. It is read beside the decisions, never by one; a switch takes
+effect at the next decision after it was seen. The old connection is closed only after the new one is in place.
+"""
+
+import asyncio
+
+import psycopg
+
+from fx_dagster.errors import FxError
+from fx_dagster.models.service import ModelService
+from resources.releases import ReleaseStore
+from resources.triton import TritonModelService
+
+
+class ReleasedModels:
+    """Implements :class:`fx_dagster.live.protocols.ModelProvider` over the release table and Triton.
+
+    Args:
+        store: knows the active release.
+        triton_url: ``host:port`` of Triton's gRPC; empty: there is no server.
+    """
+
+    def __init__(self, store: ReleaseStore, triton_url: str) -> None:
+        self._store = store
+        self._triton_url = triton_url
+        self._service: TritonModelService | None = None
+        self._problem = "" if triton_url else "no model server: FX_TRITON_URL is not set"
+
+    @property
+    def service(self) -> ModelService | None:
+        """The service of the active release."""
+        return self._service
+
+    @property
+    def problem(self) -> str:
+        """Why there is no service; empty: there is, or nobody looked yet."""
+        return self._problem
+
+    async def refresh(self) -> None:
+        """Look which release is active; what is in use stays in use while PostgreSQL is away."""
+        if not self._triton_url:
+            return
+        try:
+            version = await asyncio.to_thread(self._store.active)
+            if version is None:
+                await self._use(None, "no release is active")
+            elif self._service is None or self._service.release != version:
+                manifest = await asyncio.to_thread(self._store.manifest, version)
+                await self._use(TritonModelService(self._triton_url, manifest), "")
+        except (FxError, psycopg.Error) as error:
+            if self._service is None:
+                self._problem = f"the active release is not known: {error}"
+
+    async def _use(self, service: TritonModelService | None, problem: str) -> None:
+        old, self._service, self._problem = self._service, service, problem
+        if old is not None:
+            await old.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._use(None, self._problem)
