@@ -189,7 +189,7 @@ def wanted() -> str:
 
 def main() -> int:
     """Bring the environment up to date and return the exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: after `&` in a script it is ignored
         signal.signal(number, signal.default_int_handler)
     if sys.version_info[:2] != (3, 11):
         _say(f"error: this is Python {platform.python_version()} → run it with Python 3.11")

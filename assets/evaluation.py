@@ -1,5 +1,7 @@
 """What the system would have done, beside what it would have done without any model."""
 
+from typing import Any
+
 import dagster as dg
 import pandas as pd
 
@@ -9,6 +11,7 @@ from assets.run_shape import RunShape
 from fx_dagster.backtest.prepare import History, SymbolHistory, prepare
 from fx_dagster.backtest.replay import BacktestResult, replay
 from fx_dagster.decision.config import StepConfig, step_config, traditional_control
+from fx_dagster.errors import DataError
 from fx_dagster.market.timeframes import bar_close
 from fx_dagster.report.backtests import summarise_backtest
 from fx_dagster.report.files import write_text
@@ -49,8 +52,33 @@ def read_history(lake: Lake, shape: RunShape, settings: Settings) -> History:
     return whole.window(int(predictions["time"].min()), int(predictions["time"].max()) + 1)
 
 
+def compare_with_control(
+    history: History, settings: Settings
+) -> tuple[BacktestResult, BacktestResult, BacktestSummary]:
+    """Replay the system and its traditional control over the same bars, and say how they compare."""
+    config = decision_config(settings)
+    balance, leverage = settings.risk.initial_balance, settings.risk.leverage
+    system = replay(history, config, initial_balance=balance, leverage=leverage)
+    control = replay(history, traditional_control(config), initial_balance=balance, leverage=leverage)
+    summary = summarise_backtest(
+        system,
+        control,
+        start=int(history.market.time[0]),
+        end=int(bar_close(history.market.time[-1:], history.timeframe)[0]),
+        currency=settings.risk.account_currency,
+        decisions=int(history.market.has_bar.sum()),
+        seed=settings.training.seed,
+    )
+    return system, control, summary
+
+
 def _predictions(lake: Lake) -> pd.DataFrame:
     tables = [lake.read(f"out_of_fold_{name}") for name in MODEL_ASSETS]
+    absent = [name for name, table in zip(MODEL_ASSETS, tables, strict=True) if table.empty]
+    if absent:
+        raise DataError(
+            f"the lake has no out-of-fold predictions of {', '.join(absent)}", mend="train first: fx demo, or training_job"
+        )
     joined = tables[0]
     for table in tables[1:]:
         joined = joined.merge(table, on=["time", "symbol", "fold", "up"], validate="one_to_one")
@@ -68,31 +96,17 @@ Models answer out of fold only: every prediction is by a model that had not seen
 open with its spread, slippage and commission; stops and targets inside the bar in the tick model's order. The holdout is
 not part of it.""",
 )
-def backtest(
-    market: MarketResource, lake: LakeResource, settings: SettingsResource
-) -> dg.MaterializeResult:
+def backtest(market: MarketResource, lake: LakeResource, settings: SettingsResource) -> dg.MaterializeResult:
     """Replay twice over the same bars, store equity, trades and decisions, and compare."""
     chosen, shape, store = settings.load(), RunShape.of(market.open()), lake.open()
     history = read_history(store, shape, chosen)
-    config = decision_config(chosen)
-    balance, leverage = chosen.risk.initial_balance, chosen.risk.leverage
-    system = replay(history, config, initial_balance=balance, leverage=leverage)
-    control = replay(history, traditional_control(config), initial_balance=balance, leverage=leverage)
+    system, control, summary = compare_with_control(history, chosen)
     equity = _equity(system, control)
     for name, result in (("system", system), ("control", control)):
         store.write(f"backtest_trades_{name}", result.trades)
         store.write(f"backtest_decisions_{name}", result.decisions)
     unexplained = {"system": _unexplained(system), "control": _unexplained(control)}
     store.write("backtest_equity", equity, metadata={name: repr(money) for name, money in unexplained.items()})
-    summary = summarise_backtest(
-        system,
-        control,
-        start=int(history.market.time[0]),
-        end=int(bar_close(history.market.time[-1:], shape.base)[0]),
-        currency=chosen.risk.account_currency,
-        decisions=int(history.market.has_bar.sum()),
-        seed=chosen.training.seed,
-    )
     write_text(chosen.evaluation / SUMMARY, summary.model_dump_json(indent=1))
     return dg.MaterializeResult(metadata=_metadata(system, control, summary, equity))
 
@@ -117,7 +131,7 @@ def _equity(system: BacktestResult, control: BacktestResult) -> pd.DataFrame:
 
 def _metadata(
     system: BacktestResult, control: BacktestResult, summary: BacktestSummary, equity: pd.DataFrame
-) -> dict[str, object]:
+) -> dict[str, Any]:
     from fx_dagster.report.plots import equity_png
 
     table = pd.DataFrame({"system": system.metrics, "control": control.metrics})

@@ -23,7 +23,7 @@ from fx_dagster.features.checks import (
 )
 from fx_dagster.indicators.catalogue import INDICATOR_COLUMNS
 from fx_dagster.market.instruments import instrument
-from fx_dagster.market.schemas import LABEL_SCHEMA, SchemaMismatchError, feature_schema, indicator_schema, validate
+from fx_dagster.market.schemas import LABEL_SCHEMA, SchemaMismatchError, feature_schema, indicator_schema
 from fx_dagster.market.timeframes import Timeframe, bar_close
 from resources.dagster_resources import LakeResource, MarketResource, SettingsResource
 
@@ -59,7 +59,7 @@ def indicators_keep_their_schema(
     for symbol, start, end in symbol_windows(context):
         frame = store.read("indicators", symbol=symbol, timeframe=base.value, start=start, end=end)
         rows += len(frame)
-        collect(failures, lambda frame=frame: validate(frame, indicator_schema(INDICATOR_COLUMNS)))
+        collect(failures, frame, indicator_schema(INDICATOR_COLUMNS))
         for name in INDICATOR_COLUMNS:
             finite = np.isfinite(frame[name].to_numpy(np.float64))
             first = int(finite.argmax()) if finite.any() else len(finite)
@@ -89,7 +89,7 @@ def features_are_finite(
             continue
         results[symbol] = not_finite(frame)
         if results[symbol].passed:
-            collect(failures, lambda frame=frame: validate(frame, feature_schema(names)))
+            collect(failures, frame, feature_schema(names))
     return schema_outcome(failures, 0) if failures else outcome(results)
 
 
@@ -176,7 +176,7 @@ def labels_keep_their_schema(context: dg.AssetCheckExecutionContext, lake: LakeR
     for symbol, start, end in symbol_windows(context):
         frame = lake.open().read("labels", symbol=symbol, start=start, end=end)
         rows += len(frame)
-        collect(failures, lambda frame=frame: validate(frame, LABEL_SCHEMA))
+        collect(failures, frame, LABEL_SCHEMA)
     return schema_outcome(failures, rows)
 
 

@@ -1,9 +1,9 @@
 """Market data: ticks as the source has them, validated, and bars in nine timeframes built from them."""
 
+import time
 from collections.abc import Sequence
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
 from assets.lake_frames import closes_at, last_moment, write_months
@@ -96,7 +96,13 @@ def bars(context: dg.AssetExecutionContext, market: MarketResource, lake: LakeRe
         built = _build(store, symbol, months, source.base_timeframe())
         for timeframe, frame in built.items():
             written = write_months(
-                store, "bars", frame, last_moment(closes_at(frame, timeframe)), months, symbol=symbol, timeframe=timeframe
+                store,
+                "bars",
+                frame,
+                last_moment(closes_at(frame, timeframe)),
+                months,
+                symbol=symbol,
+                timeframe=timeframe,
             )
             counts[f"{symbol} {timeframe}"] = sum(written.values())
         base_bars = built[source.base_timeframe()]
@@ -127,4 +133,4 @@ def _build(lake: Lake, symbol: str, months: Sequence[str], base: Timeframe) -> d
 
 def _known_until(end: int) -> int:
     """Return until when the data are known: the end of the months, or now."""
-    return int(min(end, np.datetime64("now", "ns").astype(np.int64)))
+    return min(end, time.time_ns())

@@ -1,10 +1,11 @@
 """Checks of ticks and bars. Blocking ones stop everything that would learn from bad data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import dagster as dg
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 
 from assets.lake_frames import query_table, read_bars
 from assets.market_data import bars, raw_ticks
@@ -42,10 +43,10 @@ def schema_outcome(failures: list[SchemaMismatchError], rows: int) -> dg.AssetCh
     )
 
 
-def collect(failures: list[SchemaMismatchError], check: Callable[[], object]) -> None:
-    """Run one schema validation and keep its failure."""
+def collect(failures: list[SchemaMismatchError], frame: pd.DataFrame, schema: pa.DataFrameSchema) -> None:
+    """Validate one table and keep its failure."""
     try:
-        check()
+        validate(frame, schema)
     except SchemaMismatchError as failure:
         failures.append(failure)
 
@@ -58,7 +59,7 @@ def ticks_keep_their_schema(context: dg.AssetCheckExecutionContext, lake: LakeRe
     for symbol, start, end in symbol_windows(context):
         frame = lake.open().read("ticks", symbol=symbol, start=start, end=end)
         rows += len(frame)
-        collect(failures, lambda frame=frame: validate(frame, TICK_SCHEMA))
+        collect(failures, frame, TICK_SCHEMA)
     return schema_outcome(failures, rows)
 
 
@@ -94,7 +95,7 @@ def _quarantined(lake: Lake, symbol: str, context: dg.AssetCheckExecutionContext
 
 @dg.asset_check(asset=raw_ticks, partitions_def=SYMBOL_MONTHS)
 def spread_is_usual(
-    context: dg.AssetCheckExecutionContext, lake: LakeResource, settings: SettingsResource
+    context: dg.AssetCheckExecutionContext, lake: LakeResource
 ) -> dg.AssetCheckResult:
     """The median spread lies within a tenth and ten times of what is typical for the instrument."""
     medians: dict[str, float] = {}
@@ -125,7 +126,7 @@ def bars_keep_their_schema(
     rows = 0
     for symbol, timeframe, frame in _bars_of(context, lake, market):
         rows += len(frame)
-        collect(failures, lambda frame=frame: validate(frame, BAR_SCHEMA))
+        collect(failures, frame, BAR_SCHEMA)
         context.log.debug(f"{symbol} {timeframe}: {len(frame)} bars")
     return schema_outcome(failures, rows)
 
@@ -194,9 +195,7 @@ def sessions_have_no_gaps(
         gaps = find_gaps(own, base, instrument(symbol), bars_max=limit)
         found.append(gaps.assign(symbol=symbol))
     gaps = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-    shown = gaps.assign(
-        start=pd.to_datetime(gaps["start"]).astype(str), end=pd.to_datetime(gaps["end"]).astype(str)
-    )
+    shown = gaps.assign(start=pd.to_datetime(gaps["start"]).astype(str), end=pd.to_datetime(gaps["end"]).astype(str))
     return dg.AssetCheckResult(
         passed=gaps.empty,
         severity=dg.AssetCheckSeverity.WARN,

@@ -85,6 +85,6 @@ def _kind(column: pd.Series) -> str:
 def _plain(value: Any) -> Any:
     """Return a Python number, text or None: Dagster refuses NumPy's."""
     plain = value.item() if hasattr(value, "item") else value
-    if isinstance(plain, float) and plain != plain:  # noqa: PLR0124 - NaN is the one float unequal to itself
+    if isinstance(plain, float) and plain != plain:
         return None
     return plain if isinstance(plain, bool | int | float | str) or plain is None else str(plain)

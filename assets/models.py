@@ -1,6 +1,7 @@
 """The tree models: judged out of fold over purged walk-forward splits, then fitted once more for the release."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -111,7 +112,7 @@ def _release_rows(splits: WalkForward, rows: int) -> tuple[np.ndarray, np.ndarra
 
 def _metadata(
     result: OutOfFold, card_metrics: Mapping[str, object], rows: int, symbols: tuple[str, ...]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     metrics = result.metrics
     return {
         "training_rows": rows,

@@ -116,6 +116,10 @@ def served_release(settings: SettingsResource) -> dg.MaterializeResult:
     difference = serve_release(chosen.triton.url, read_secret(chosen), manifest)
     releases.activate(version, reason="released")
     return dg.MaterializeResult(
-        metadata={"release": version, "served": True, "models": ", ".join(manifest.served_names),
-                  "largest_difference": difference}
+        metadata={
+            "release": version,
+            "served": True,
+            "models": ", ".join(manifest.served_names),
+            "largest_difference": difference,
+        }
     )

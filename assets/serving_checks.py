@@ -24,7 +24,9 @@ def files_are_the_recorded_ones(settings: SettingsResource) -> dg.AssetCheckResu
     repository = ModelRepository(settings.load().model_repository)
     manifest = repository.verify(repository.versions()[-1])
     return dg.AssetCheckResult(
-        passed=True, description=f"{len(manifest.files)} files of release {manifest.version}", metadata=dict(manifest.files)
+        passed=True,
+        description=f"{len(manifest.files)} files of release {manifest.version}",
+        metadata=dict(manifest.files),
     )
 
 

@@ -1,0 +1,1 @@
+"""Forex and gold trading: the domain, and the entry points that assemble it."""

@@ -230,7 +230,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def lake_url(self) -> str:
-        """Root of the lake (an fsspec URL or an absolute path); each source has its own, so that none overwrites another's."""
+        """Root of the lake, an fsspec URL or an absolute path; each source has its own."""
         return f"{(self.lake.url or str(self.home / 'lake')).rstrip('/')}/{self.source.kind}"
 
     @property
@@ -297,7 +297,9 @@ def _describe(group: type[BaseSettings], prefix: str) -> list[tuple[str, tuple[s
         if isinstance(kind, type) and issubclass(kind, BaseSettings):
             rows += _describe(kind, f"{prefix}{name}_".upper())
         else:
-            rows.append((f"{prefix}{name}".upper(), (field.description or "", field.get_default(call_default_factory=True))))
+            rows.append(
+                (f"{prefix}{name}".upper(), (field.description or "", field.get_default(call_default_factory=True)))
+            )
     return rows
 
 

@@ -32,6 +32,7 @@ class CheckOutcome:
     passed: bool
     severity: str
     description: str
+    symbol: str = ""
 
 
 class RunLauncher:
@@ -134,10 +135,16 @@ class RunLauncher:
                 return event.message
         return "no step reported why; see the run's log on the Dagster page"
 
+    def _symbol(self, run_id: str) -> str:
+        """Return the symbol of a run over one symbol's months; empty for any other."""
+        run = self.instance.get_run_by_id(run_id)
+        return run.tags.get("dagster/asset_partition_range_end", "").partition("|")[2] if run else ""
+
     def checks(self, run_ids: Sequence[str]) -> list[CheckOutcome]:
         """Return what every asset check said in these runs."""
         outcomes = []
         for run_id in run_ids:
+            symbol = self._symbol(run_id)
             records = self.instance.get_records_for_run(
                 run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
             ).records
@@ -153,6 +160,7 @@ class RunLauncher:
                         passed=data.passed,
                         severity=data.severity.value,
                         description=data.description or "",
+                        symbol=symbol,
                     )
                 )
         return outcomes

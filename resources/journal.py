@@ -56,6 +56,7 @@ class _Pending:
     entry: JournalEntry
     written: asyncio.Future[None]
     finish: str | None = None
+    status: Mapping[str, Any] | None = None
     tried: bool = False
 
 
@@ -119,7 +120,9 @@ class PostgresJournal:
         """
         return self._queue(entry)
 
-    def _queue(self, entry: JournalEntry, finish: str | None = None) -> asyncio.Future[None]:
+    def _queue(
+        self, entry: JournalEntry, *, finish: str | None = None, status: Mapping[str, Any] | None = None
+    ) -> asyncio.Future[None]:
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # An entry that nobody waits for must not be reported as an exception that was never retrieved.
         written.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -130,7 +133,7 @@ class PostgresJournal:
             raise JournalError(
                 f"{PENDING_MAX} entries wait for PostgreSQL", mend="bring PostgreSQL back; the session then resumes"
             )
-        self._pending.append(_Pending(entry, written, finish))
+        self._pending.append(_Pending(entry, written, finish, status))
         self._wake.set()
         return written
 
@@ -164,10 +167,10 @@ class PostgresJournal:
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until everything posted is committed and the last status is written; False: some is not."""
-        waiting = [pending.written for pending in self._pending]
-        if waiting:
-            await asyncio.wait(waiting, timeout=timeout_s)
-        return not self._pending
+        if self._fatal is None:
+            last = self._queue(JournalEntry(), status=self._status)
+            await asyncio.wait({last}, timeout=timeout_s)
+        return not self._pending and self._fatal is None
 
     async def close(self) -> None:
         """End both connections, which frees the account. Does not wait for what is not written."""
@@ -231,6 +234,8 @@ class PostgresJournal:
                 )
                 if pending.finish is not None:
                     await live_rows.finish(self._writer, self.session.session_id, pending.finish)
+                if pending.status is not None:
+                    await self._write_status(self._writer, pending.status)
 
     async def _reconnect(self, who: str, attempt: int, error: BaseException) -> None:
         """Note why the server is away, wait a little, and try a new connection; the caller tries its work again."""
@@ -289,18 +294,19 @@ class PostgresJournal:
     async def _read_switch(self, connection: psycopg.AsyncConnection) -> None:
         self._switch = await live_rows.read_kill_switch(connection, self.account)
 
-    async def _write_beat(self, connection: psycopg.AsyncConnection) -> None:
-        status, self._status = self._status, None
-        written = await live_rows.write_status(
+    async def _write_status(self, connection: psycopg.AsyncConnection, status: Mapping[str, Any]) -> bool:
+        return await live_rows.write_status(
             connection,
             account=self.account,
             session_id=self.session.session_id,
             epoch=self.epoch,
             pid=os.getpid(),
             host=socket.gethostname(),
-            status=status or {},
+            status=status,
         )
-        if not written:
+
+    async def _write_beat(self, connection: psycopg.AsyncConnection) -> None:
+        if not await self._write_status(connection, self._status or {}):
             self._give_up(
                 FencedError(
                     f"account {self.account}: a later engine writes its heartbeat",

@@ -208,7 +208,8 @@ async def open_session(
 async def load_session(connection: Connection, session_id: int) -> SessionState:
     """Return a session with the intents of its last step that may not have been sent."""
     cursor = await connection.execute(
-        "SELECT replay_start, replay_end, sequence, position, clock, snapshot, state FROM live_session WHERE session_id = %s",
+        "SELECT replay_start, replay_end, sequence, position, clock, snapshot, state"
+        " FROM live_session WHERE session_id = %s",
         (session_id,),
     )
     row = await cursor.fetchone()

@@ -26,7 +26,7 @@ def round_trip_cost(
         instrument: gives point, contract size and currencies.
         cost: commission a lot and side, in US dollars; slippage in points a fill.
         conversion: dollars per unit of the profit currency. None: 1 where profit is in dollars; for all others a unit
-            of the base currency is counted as one dollar, which is exact where that is the dollar and near it elsewhere.
+            of the base currency is counted as one dollar, which is exact where it is the dollar and near it elsewhere.
     """
     close = bars["close"].to_numpy(dtype=np.float64)
     spread = bar_spreads(bars, instrument) + 2.0 * cost.slippage_points * instrument.point

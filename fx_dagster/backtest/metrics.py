@@ -87,7 +87,9 @@ def metrics(result: "BacktestResult") -> dict[str, float]:
         "sharpe": sharpe(returns),
         "sortino": sortino(returns),
         "max_drawdown": max_drawdown(equity, initial),
-        **_trade_metrics(result.trades["profit"].to_numpy(np.float64), result.trades["risk_money"].to_numpy(np.float64)),
+        **_trade_metrics(
+            result.trades["profit"].to_numpy(np.float64), result.trades["risk_money"].to_numpy(np.float64)
+        ),
         "exposure": float(np.mean(frame["open_positions"].to_numpy() > 0)),
         "turnover": result.turnover / float(np.mean(equity)) / years,
         "costs_paid": result.costs["total"],
@@ -132,7 +134,7 @@ class Comparison:
 
 
 def compare(
-    system: "BacktestResult", control: "BacktestResult", *, samples: int = 1_000, level: float = 0.95, seed: int = 7,
+    system: "BacktestResult", control: "BacktestResult", *, samples: int = 500, level: float = 0.95, seed: int = 7,
     block_days: float | None = None,
 ) -> Comparison:  # fmt: skip
     """Return the paired difference of two backtests over the same bars, with stationary block-bootstrap intervals.

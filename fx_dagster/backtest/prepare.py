@@ -8,9 +8,17 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.costs import bar_spreads
-from fx_dagster.decision.arrays import VOTES, Bool, Float64, Int8, Int64
+from fx_dagster.decision.arrays import VOTES, Float64, Int64
 from fx_dagster.decision.codes import Regime
-from fx_dagster.decision.inputs import aligned, cross_symbol, spread_medians, traditional_signals, trading_day, volatilities
+from fx_dagster.decision.inputs import (
+    aligned,
+    cross_symbol,
+    spread_medians,
+    trading_day,
+    traditional_signals,
+    volatilities,
+)
+from fx_dagster.decision.rows import Rows, input_dtype
 from fx_dagster.errors import DataError
 from fx_dagster.execution.conversion import conversion_paths, converted
 from fx_dagster.execution.swap import swap_nights
@@ -22,8 +30,21 @@ MODEL_COLUMNS = ("p_up_xgboost", "p_up_random_forest")
 """Columns of PREDICTIONS in the order of the step's ``p_up``."""
 
 
+BAR = np.dtype(
+    [
+        ("open", np.float64),
+        ("high", np.float64),
+        ("low", np.float64),
+        ("close", np.float64),
+        ("spread", np.float64),  # ask − bid of the bar, in price
+        ("nights", np.float64),  # nights of swap that fell due since the symbol's bar before
+    ],
+    align=True,
+)
+
+
 class Market(NamedTuple):
-    """History of ``n`` symbols on one grid of ``t`` bars; where ``has_bar`` is False a symbol's numbers are NaN."""
+    """History of ``n`` symbols on one grid of ``t`` bars."""
 
     time: Int64
     """``[t]`` opening of the bars, ns UTC."""
@@ -31,31 +52,11 @@ class Market(NamedTuple):
     """``[t]`` when they close: the time of the decision."""
     trading_day: Int64
     """``[t]`` trading day of the decision."""
-    has_bar: Bool
-    open: Float64
-    high: Float64
-    low: Float64
-    close: Float64
-    spread: Float64
-    """``[t, n]`` ask − bid of the bar, in price."""
-    nights: Int64
-    """``[t, n]`` nights of swap that fell due since the symbol's bar before."""
-    atr: Float64
-    volatility_short: Float64
-    volatility_long: Float64
-    spread_median: Float64
-    votes: Float64
-    """``[t, n, 13]``."""
-    p_up: Float64
-    """``[t, n, m]`` out-of-fold predictions; NaN: absent."""
-    confidence: Float64
-    agreement: Float64
-    correlation_shift: Float64
-    conversion: Float64
-    """``[t, n]`` account currency per profit currency at the bar's close."""
-    regime: Int8
-    market_open: Bool
-    """``[t, n]`` whether the market is open at the decision; orders of a closed market are not given."""
+    bars: Rows
+    """``[t, n]`` of :data:`BAR`; NaN where a symbol has none."""
+    inputs: Rows
+    """``[t, n]`` of :func:`fx_dagster.decision.rows.input_dtype`: what the step gets at the bar's close. ``active``
+    is False where a symbol has no bar."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class History:
     Attributes:
         timeframe: base timeframe.
         instruments: one a symbol, in the order of the columns.
-        account_currency: what ``market.conversion`` leads to.
+        account_currency: what the market's ``conversion`` leads to.
         market: aligned arrays.
     """
 
@@ -93,7 +94,11 @@ class History:
         time = self.market.time
         first = 0 if start is None else int(np.searchsorted(time, start))
         last = len(time) if end is None else int(np.searchsorted(time, end))
-        cut = Market(*(np.ascontiguousarray(array[first:last]) for array in self.market))
+        market = self.market
+        cut = Market(
+            market.time[first:last], market.close_time[first:last], market.trading_day[first:last],
+            market.bars[first:last], market.inputs[first:last],
+        )  # fmt: skip
         return History(self.timeframe, self.instruments, self.account_currency, cut)
 
 
@@ -139,32 +144,29 @@ def _market(
     tables: dict[str, Float64], deep: dict[str, Float64],
 ) -> Market:  # fmt: skip
     close_time = bar_close(grid, timeframe)
-    close = tables["close"]
-    shape = close.shape
-    equal = (1.0 / VOTES,) * VOTES
-    signals = np.column_stack([traditional_signals(deep["votes"][:, i], equal) for i in range(shape[1])])
-    agreement, shift = cross_symbol(close, signals)
-    return Market(
-        time=grid,
-        close_time=close_time,
-        trading_day=trading_day(close_time),
-        has_bar=np.isfinite(close),
-        **{name: tables[name] for name in _PRICES},
-        spread=tables["spread"],
-        nights=np.nan_to_num(tables["nights"]).astype(np.int64),
-        atr=tables["atr"],
-        volatility_short=tables["volatility_short"],
-        volatility_long=tables["volatility_long"],
-        spread_median=tables["spread_median"],
-        votes=deep["votes"],
-        p_up=deep["p_up"],
-        confidence=np.full(shape, np.nan),
-        agreement=agreement,
-        correlation_shift=shift,
-        conversion=_conversion(close, items, account_currency),
-        regime=np.full(shape, Regime.UNKNOWN, dtype=np.int8),
-        market_open=np.column_stack([item.session.is_open(close_time) for item in items]),
-    )
+    shape = tables["close"].shape
+    bars = np.zeros(shape, dtype=BAR)
+    for name in BAR.names or ():
+        bars[name] = tables[name]
+    inputs = np.zeros(shape, dtype=input_dtype(deep["p_up"].shape[2]))
+    for name in ("atr", "volatility_short", "volatility_long", "spread_median"):
+        inputs[name] = tables[name]
+    for name in _DEEP:
+        inputs[name] = deep[name]
+    inputs["active"] = inputs["fresh"] = np.isfinite(tables["close"])
+    inputs["bar_time"] = grid[:, None]
+    inputs["bid"], inputs["ask"] = tables["close"], tables["close"] + tables["spread"]
+    inputs["confidence"] = np.nan
+    signals = np.column_stack([traditional_signals(deep["votes"][:, i], _EQUAL) for i in range(shape[1])])
+    inputs["agreement"], inputs["correlation_shift"] = cross_symbol(tables["close"], signals)
+    inputs["conversion"] = _conversion(tables["close"], items, account_currency)
+    inputs["regime"] = Regime.UNKNOWN
+    inputs["market_open"] = np.column_stack([item.session.is_open(close_time) for item in items])
+    inputs["tradable"] = inputs["market_open"]
+    return Market(grid, close_time, trading_day(close_time), bars, inputs)
+
+
+_EQUAL = (1.0 / VOTES,) * VOTES
 
 
 def _columns(
@@ -210,7 +212,9 @@ def _check(symbol: str, history: SymbolHistory) -> None:
     ):
         missing = [column for column in columns if column not in frame.columns]
         if missing:
-            raise DataError(f"{name} of {symbol}: column {missing[0]} is missing", mend=f"it needs {', '.join(columns)}")
+            raise DataError(
+                f"{name} of {symbol}: column {missing[0]} is missing", mend=f"it needs {', '.join(columns)}"
+            )
         time = frame["time"].to_numpy(np.int64)
         if len(time) == 0:
             raise DataError(f"{name} of {symbol} are empty", mend="materialise them first")

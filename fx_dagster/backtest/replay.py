@@ -5,7 +5,7 @@ Assumptions about execution:
 - A decision is made at a bar's close and carried out at the symbol's next bar's open: the ask (open + that bar's
   spread) for a buy, the bid for a sell, slippage on top. Nothing is ever filled at a price of the bar that decided.
 - Inside a bar price goes open → extreme → extreme → close, the low first in a rising bar, as the tick model has it.
-  A gap between two bars fills a stop at the open beyond it; inside a bar a stop is filled at its price; slippage on top.
+  A gap between two bars fills a stop at the open beyond it; inside a bar a stop is filled at its price; with slippage.
 - Swap falls due at 17:00 New York; commission at every fill; profit currencies are converted at the last close.
 - Margin is checked at every entry, and at every close for a stop-out (50 %).
 - An open position at the end stays open and is marked to the last close.
@@ -18,25 +18,14 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.prepare import History, Market
-from fx_dagster.decision.arrays import (
-    AccountState,
-    Bool,
-    DecisionState,
-    Decisions,
-    Float64,
-    InstrumentTable,
-    Int8,
-    Int64,
-    PositionTable,
-    StepInputs,
-    empty_decisions,
-)
+from fx_dagster.decision.arrays import Float64, Int64
 from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Stage
 from fx_dagster.decision.compiled import compiled
 from fx_dagster.decision.config import StepConfig, checked
 from fx_dagster.decision.decider import instrument_table
-from fx_dagster.decision.state import copy_state, new_state
-from fx_dagster.decision.step import decide, record_trade
+from fx_dagster.decision.rows import ACCOUNT, DECISION, POSITION, Rows, config_row
+from fx_dagster.decision.state import DecisionState, copy_state, new_state
+from fx_dagster.decision.step import Record, decide, end_halt, record_trade
 from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.execution.fills import (
     NOTHING,
@@ -51,17 +40,16 @@ from fx_dagster.execution.fills import (
     touched,
 )
 from fx_dagster.execution.orders import DealReason
-from fx_dagster.market.timeframes import bar_close
+from fx_dagster.market.timeframes import HOUR_NS, bar_close
 
 _NO_ORDER, _OPEN_ORDER, _CLOSE_ORDER = 0, 1, 2
 _CLIENT, _STOP, _TARGET, _STOP_OUT = 0, 1, 2, 3
 _EXIT_REASONS = (DealReason.CLIENT, DealReason.STOP, DealReason.TARGET, DealReason.STOP_OUT)
 _OPEN, _CLOSE, _MODIFY, _NONE = int(Action.OPEN), int(Action.CLOSE), int(Action.MODIFY), int(Action.NONE)
-_RUN = int(Command.RUN)
+_RUN, _HALT = int(Command.RUN), int(Stage.HALT)
 STOP_OUT_LEVEL = 0.5
 MILLISECOND_NS = 1_000_000
 
-BALANCE, COMMISSION, SPREAD, SLIPPAGE, SWAP, TURNOVER, REJECTED = range(7)
 _TRADE_COLUMNS = (
     "column", "lots", "entry_row", "exit_row", "exit_point", "entry_price", "exit_price", "stop", "target", "gross",
     "swap", "commission", "risk_money", "exit_code", "level", "score", "confidence",
@@ -72,289 +60,298 @@ _EVENT_COLUMNS = (
 )  # fmt: skip
 
 
-class Book(NamedTuple):
-    """The account inside the loop; one row a symbol."""
+_F, _I = np.float64, np.int64
 
-    lots: Float64
-    entry_price: Float64
-    stop: Float64
-    target: Float64
-    swap: Float64
-    commission: Float64
-    risk: Float64
-    entry_row: Int64
-    level: Int8
-    score: Float64
-    confidence: Float64
-    order: Int8
-    order_lots: Float64
-    order_stop: Float64
-    order_target: Float64
-    order_risk: Float64
-    order_level: Int8
-    order_score: Float64
-    order_confidence: Float64
-    bid: Float64
-    ask: Float64
-    bar_time: Int64
-    pending: Bool
-    foreign: Float64
-    money: Float64
-    """``[7]``: balance, and sums of costs, turnover and refusals."""
+HELD = np.dtype(
+    [
+        ("swap", _F), ("commission", _F), ("risk", _F), ("entry_row", _I), ("level", _I), ("score", _F),
+        ("confidence", _F), ("bid", _F), ("ask", _F), ("conversion", _F), ("order", _I), ("order_lots", _F),
+        ("order_stop", _F), ("order_target", _F), ("order_risk", _F), ("order_level", _I), ("order_score", _F),
+        ("order_confidence", _F), ("swap_long", _F), ("swap_short", _F),
+    ],
+    align=True,
+)  # fmt: skip
+"""What the loop knows of a symbol beside its position: what it has cost, the order that waits, the last quote."""
 
+MONEY = np.dtype(
+    [
+        ("balance", np.float64), ("commission", np.float64), ("spread", np.float64), ("slippage", np.float64),
+        ("swap", np.float64), ("turnover", np.float64), ("rejected", np.int64), ("trades", np.int64),
+        ("events", np.int64),
+    ],
+    align=True,
+)  # fmt: skip
+"""The account, sums of its costs, and how much of the tape is written."""
 
-class Swaps(NamedTuple):
-    """Swap points a night; one row a symbol."""
-
-    long_points: Float64
-    short_points: Float64
+CURVE = np.dtype(
+    [
+        ("equity", np.float64), ("balance", np.float64), ("margin_used", np.float64), ("open_positions", np.int64),
+        ("stage", np.int8),
+    ],
+    align=True,
+)  # fmt: skip
 
 
 class Tape(NamedTuple):
     """What the loop writes."""
 
-    equity: Float64
-    balance: Float64
-    margin: Float64
-    positions: Int64
-    stage: Int8
+    curve: Rows
+    """``[t]`` of :data:`CURVE`."""
     trades: Float64
     """``[cap, 17]``; a symbol closes at most one trade a bar, so that the capacity is known."""
     events: Float64
-    counts: Int64
-    """``[2]`` trades, events."""
+    """``[cap, 14]`` decisions that acted."""
     levels: Int64
     reasons: Int64
     breakers: Int64
 
 
 @compiled
-def _pay(i: int, lots: float, spread: float, conversion: float, config: StepConfig, table: InstrumentTable, book: Book, price: float, slipped: bool) -> float:
+def _pay(lots: float, price: float, slipped: bool, config: Record, item: Record, held: Record, money: Record) -> float:
     """Take the commission of a fill, count its costs, and return the commission."""
     commission = config.commission_per_lot * abs(lots)
-    unit = abs(lots) * table.contract_size[i] * conversion
-    book.money[BALANCE] -= commission
-    book.money[COMMISSION] += commission
-    book.money[SPREAD] += 0.5 * spread * unit
+    unit = abs(lots) * item.contract_size * held.conversion
+    money.balance -= commission
+    money.commission += commission
+    money.spread += 0.5 * (held.ask - held.bid) * unit
     if slipped:
-        book.money[SLIPPAGE] += config.slippage_points * table.point[i] * unit
-    book.money[TURNOVER] += unit * price
+        money.slippage += config.slippage_points * item.point * unit
+    money.turnover += unit * price
     return commission
 
 
 @compiled
 def _leave(
-    t: int, point: int, i: int, price: float, why: int, spread: float, conversion: float, config: StepConfig,
-    table: InstrumentTable, book: Book, state: DecisionState, tape: Tape,
+    t: int, point: int, i: int, price: float, why: int, config: Record, item: Record, position: Record, held: Record,
+    money: Record, memory: Record, trades: np.ndarray,
 ) -> None:  # fmt: skip
     """Close a position at ``price``, book the trade and let the step learn from it."""
-    lots = book.lots[i]
-    gross = profit(lots, book.entry_price[i], price, table.contract_size[i], conversion)
-    commission = book.commission[i] + _pay(i, lots, spread, conversion, config, table, book, price, why != _TARGET)
-    book.money[BALANCE] += gross + book.swap[i]
-    book.money[SWAP] -= book.swap[i]
-    record_trade(state, gross + book.swap[i] - commission, book.risk[i])
-    row = tape.trades[tape.counts[0]]
-    tape.counts[0] += 1
-    row[0], row[1], row[2], row[3], row[4] = i, lots, book.entry_row[i], t, point
-    row[5], row[6], row[7], row[8] = book.entry_price[i], price, book.stop[i], book.target[i]
-    row[9], row[10], row[11], row[12], row[13] = gross, book.swap[i], commission, book.risk[i], why
-    row[14], row[15], row[16] = book.level[i], book.score[i], book.confidence[i]
-    book.lots[i] = 0.0
-    book.entry_price[i] = 0.0
-    book.stop[i] = 0.0
-    book.target[i] = 0.0
-    book.swap[i] = 0.0
-    book.commission[i] = 0.0
-    book.risk[i] = 0.0
+    lots = position.lots
+    gross = profit(lots, position.entry_price, price, item.contract_size, held.conversion)
+    commission = held.commission + _pay(lots, price, why != _TARGET, config, item, held, money)
+    money.balance += gross + held.swap
+    money.swap -= held.swap
+    record_trade(memory, gross + held.swap - commission, held.risk)
+    row = trades[money.trades]
+    money.trades += 1
+    row[0], row[1], row[2], row[3], row[4] = i, lots, held.entry_row, t, point
+    row[5], row[6], row[7], row[8] = position.entry_price, price, position.stop, position.target
+    row[9], row[10], row[11], row[12], row[13] = gross, held.swap, commission, held.risk, why
+    row[14], row[15], row[16] = held.level, held.score, held.confidence
+    position.lots = 0.0
+    position.entry_price = 0.0
+    position.stop = 0.0
+    position.target = 0.0
+    held.swap = 0.0
+    held.commission = 0.0
+    held.risk = 0.0
 
 
 @compiled
-def _floating(i: int, conversion: float, table: InstrumentTable, book: Book) -> float:
-    if book.lots[i] == 0.0:
+def _floating(item: Record, position: Record, held: Record) -> float:
+    if position.lots == 0.0:
         return 0.0
-    value = open_profit(book.lots[i], book.entry_price[i], book.bid[i], book.ask[i], table.contract_size[i], conversion)
-    return value + book.swap[i]
+    value = open_profit(position.lots, position.entry_price, held.bid, held.ask, item.contract_size, held.conversion)
+    return value + held.swap
 
 
 @compiled
-def _equity(conversion: np.ndarray, table: InstrumentTable, book: Book) -> float:
-    equity = book.money[BALANCE]
-    for i in range(book.lots.shape[0]):
-        equity += _floating(i, conversion[i], table, book)
+def _equity(table: Record, positions: Record, helds: Record, money: Record) -> float:
+    equity = money.balance
+    for i in range(positions.shape[0]):
+        equity += _floating(table[i], positions[i], helds[i])
     return equity
 
 
 @compiled
-def _margin_used(conversion: np.ndarray, table: InstrumentTable, book: Book) -> float:
+def _margin_used(table: Record, positions: Record, helds: Record) -> float:
     bound = 0.0
-    for i in range(book.lots.shape[0]):
-        if book.lots[i] != 0.0:
-            bound += margin(book.lots[i], book.ask[i], table.contract_size[i], conversion[i], table.margin_rate[i])
+    for i in range(positions.shape[0]):
+        if positions[i].lots != 0.0:
+            item, held = table[i], helds[i]
+            bound += margin(positions[i].lots, held.ask, item.contract_size, held.conversion, item.margin_rate)
     return bound
 
 
 @compiled
+def _open_position(
+    t: int, room: float, config: Record, item: Record, position: Record, held: Record, money: Record
+) -> None:
+    """Carry out a waiting entry at the quote in ``held``, unless the market or the margin forbids it."""
+    lots = held.order_lots
+    needed = margin(lots, held.ask, item.contract_size, held.conversion, item.margin_rate)
+    if not stops_possible(lots, held.order_stop, held.order_target, held.bid, held.ask) or not needed <= room:
+        money.rejected += 1
+        return
+    price = market_price(lots, held.bid, held.ask, config.slippage_points * item.point)
+    position.lots = lots
+    position.entry_price = price
+    position.stop = held.order_stop
+    position.target = held.order_target
+    held.risk = held.order_risk
+    held.entry_row = t
+    held.level = held.order_level
+    held.score = held.order_score
+    held.confidence = held.order_confidence
+    held.commission = _pay(lots, price, True, config, item, held, money)
+
+
+@compiled
 def _fill_order(
-    t: int, i: int, spread: float, conversion: np.ndarray, config: StepConfig, table: InstrumentTable, book: Book,
-    state: DecisionState, tape: Tape,
+    t: int, i: int, config: Record, table: Record, positions: Record, helds: Record, money: Record, memory: Record,
+    trades: np.ndarray,
 ) -> None:  # fmt: skip
-    """Carry out the order that waits, at the quote in ``book``: the bar's open."""
-    kind = book.order[i]
-    book.order[i] = _NO_ORDER
-    slippage = config.slippage_points * table.point[i]
-    if kind == _CLOSE_ORDER:
-        if book.lots[i] != 0.0:
-            price = market_price(-book.lots[i], book.bid[i], book.ask[i], slippage)
-            _leave(t, 0, i, price, _CLIENT, spread, conversion[i], config, table, book, state, tape)
-        return
-    lots = book.order_lots[i]
-    room = _equity(conversion, table, book) - _margin_used(conversion, table, book)
-    needed = margin(lots, book.ask[i], table.contract_size[i], conversion[i], table.margin_rate[i])
-    possible = stops_possible(lots, book.order_stop[i], book.order_target[i], book.bid[i], book.ask[i])
-    if not possible or not needed <= room:
-        book.money[REJECTED] += 1.0
-        return
-    price = market_price(lots, book.bid[i], book.ask[i], slippage)
-    book.lots[i] = lots
-    book.entry_price[i] = price
-    book.stop[i] = book.order_stop[i]
-    book.target[i] = book.order_target[i]
-    book.risk[i] = book.order_risk[i]
-    book.entry_row[i] = t
-    book.level[i] = book.order_level[i]
-    book.score[i] = book.order_score[i]
-    book.confidence[i] = book.order_confidence[i]
-    book.commission[i] = _pay(i, lots, spread, conversion[i], config, table, book, price, True)
+    """Carry out the order that waits, at the bar's open."""
+    item, position, held = table[i], positions[i], helds[i]
+    kind = held.order
+    held.order = _NO_ORDER
+    if kind == _OPEN_ORDER:
+        room = _equity(table, positions, helds, money) - _margin_used(table, positions, helds)
+        _open_position(t, room, config, item, position, held, money)
+    elif position.lots != 0.0:
+        price = market_price(-position.lots, held.bid, held.ask, config.slippage_points * item.point)
+        _leave(t, 0, i, price, _CLIENT, config, item, position, held, money, memory, trades)
 
 
 @compiled
 def _walk_bar(
-    t: int, i: int, conversion: np.ndarray, market: Market, config: StepConfig, table: InstrumentTable, swaps: Swaps,
-    book: Book, state: DecisionState, tape: Tape,
+    t: int, i: int, bar: Record, config: Record, table: Record, positions: Record, helds: Record, money: Record,
+    memory: Record, trades: np.ndarray,
 ) -> None:  # fmt: skip
-    """Take one symbol through one bar: swap, the waiting order, then the four prices of the bar."""
-    spread = market.spread[t, i]
-    opening, closing = market.open[t, i], market.close[t, i]
-    rising = closing >= opening
-    first = market.low[t, i] if rising else market.high[t, i]
-    second = market.high[t, i] if rising else market.low[t, i]
-    if book.lots[i] != 0.0 and market.nights[t, i] > 0:
-        book.swap[i] += swap_money(
-            book.lots[i], float(market.nights[t, i]), swaps.long_points[i], swaps.short_points[i], table.point[i],
-            table.contract_size[i], conversion[i],
-        )  # fmt: skip
-    slippage = config.slippage_points * table.point[i]
+    """Take one symbol through one bar: swap, then the bar's four prices, the waiting order at the first of them."""
+    item, position, held = table[i], positions[i], helds[i]
+    if position.lots != 0.0 and bar.nights > 0.0:
+        held.swap += swap_money(
+            position.lots, bar.nights, held.swap_long, held.swap_short, item.point, item.contract_size, held.conversion
+        )
+    rising = bar.close >= bar.open
     for point in range(4):
-        bid = opening if point == 0 else (first if point == 1 else (second if point == 2 else closing))
-        book.bid[i] = bid
-        book.ask[i] = bid + spread
-        if book.lots[i] != 0.0:
-            what = touched(book.lots[i], book.stop[i], book.target[i], bid, bid + spread)
+        if point == 0:
+            bid = bar.open
+        elif point == 3:
+            bid = bar.close
+        else:
+            bid = bar.low if (point == 1) == rising else bar.high
+        ask = bid + bar.spread
+        held.bid = bid
+        held.ask = ask
+        if position.lots != 0.0:
+            what = touched(position.lots, position.stop, position.target, bid, ask)
             if what != NOTHING:
-                price = exit_price(
-                    what, book.lots[i], book.stop[i], book.target[i], bid, bid + spread, slippage, point > 0
-                )
+                slippage = config.slippage_points * item.point
+                price = exit_price(what, position.lots, position.stop, position.target, bid, ask, slippage, point > 0)
                 why = _STOP if what == STOP else _TARGET
-                _leave(t, point, i, price, why, spread, conversion[i], config, table, book, state, tape)
-        if point == 0 and book.order[i] != _NO_ORDER:
-            _fill_order(t, i, spread, conversion, config, table, book, state, tape)
+                _leave(t, point, i, price, why, config, item, position, held, money, memory, trades)
+        if point == 0 and held.order != _NO_ORDER:
+            _fill_order(t, i, config, table, positions, helds, money, memory, trades)
 
 
 @compiled
 def _stop_out(
-    t: int, conversion: np.ndarray, market: Market, config: StepConfig, table: InstrumentTable, book: Book,
-    state: DecisionState, tape: Tape,
+    t: int, config: Record, table: Record, positions: Record, helds: Record, money: Record, memory: Record,
+    trades: np.ndarray,
 ) -> None:  # fmt: skip
     """Close the largest losses at the bar's close while equity is below the stop-out level of margin."""
-    for _ in range(book.lots.shape[0]):
-        bound = _margin_used(conversion, table, book)
-        if bound <= 0.0 or _equity(conversion, table, book) >= STOP_OUT_LEVEL * bound:
+    for _ in range(positions.shape[0]):
+        bound = _margin_used(table, positions, helds)
+        if bound <= 0.0 or _equity(table, positions, helds, money) >= STOP_OUT_LEVEL * bound:
             return
         worst, least = -1, np.inf
-        for i in range(book.lots.shape[0]):
-            if book.lots[i] != 0.0 and _floating(i, conversion[i], table, book) < least:
-                worst, least = i, _floating(i, conversion[i], table, book)
-        price = market_price(-book.lots[worst], book.bid[worst], book.ask[worst], config.slippage_points * table.point[worst])
-        spread = book.ask[worst] - book.bid[worst]
-        _leave(t, 3, worst, price, _STOP_OUT, spread, conversion[worst], config, table, book, state, tape)
+        for i in range(positions.shape[0]):
+            value = _floating(table[i], positions[i], helds[i])
+            if positions[i].lots != 0.0 and value < least:
+                worst, least = i, value
+        item, position, held = table[worst], positions[worst], helds[worst]
+        price = market_price(-position.lots, held.bid, held.ask, config.slippage_points * item.point)
+        _leave(t, 3, worst, price, _STOP_OUT, config, item, position, held, money, memory, trades)
 
 
 @compiled
-def _place(t: int, i: int, held: bool, book: Book, out: Decisions, tape: Tape) -> None:
+def _place(t: int, i: int, position: Record, held: Record, out: Record, money: Record, events: np.ndarray) -> None:
     """Turn a decision into an order for the next bar, or a tighter stop from the next bar on."""
-    action = out.action[i]
-    lots = out.target_lots[i] if action == _OPEN else book.lots[i]
-    if action == _OPEN:
-        book.order[i] = _OPEN_ORDER
-        book.order_lots[i] = lots
-        book.order_stop[i] = out.stop[i]
-        book.order_target[i] = out.target[i]
-        book.order_risk[i] = out.risk_money[i]
-        book.order_level[i] = out.level[i]
-        book.order_score[i] = out.score[i]
-        book.order_confidence[i] = out.confidence[i]
-    elif action == _CLOSE and held:
-        book.order[i] = _CLOSE_ORDER
-    elif action == _MODIFY and held:
-        book.stop[i] = out.stop[i]
-    row = tape.events[tape.counts[1]]
-    tape.counts[1] += 1
-    row[0], row[1], row[2], row[3], row[4], row[5] = t, i, action, lots, out.stop[i], out.target[i]
-    row[6], row[7], row[8], row[9] = out.level[i], out.reasons[i], out.score[i], out.validation[i]
-    row[10], row[11], row[12], row[13] = out.confidence[i], out.kelly[i], out.risk_money[i], out.stage[i]
+    if out.action == _OPEN:
+        held.order = _OPEN_ORDER
+        held.order_lots = out.target_lots
+        held.order_stop = out.stop
+        held.order_target = out.target
+        held.order_risk = out.risk_money
+        held.order_level = out.level
+        held.order_score = out.score
+        held.order_confidence = out.confidence
+    elif out.action == _CLOSE:
+        held.order = _CLOSE_ORDER
+    elif out.action == _MODIFY:
+        position.stop = out.stop
+    row = events[money.events]
+    money.events += 1
+    row[0], row[1], row[2], row[3], row[4], row[5] = t, i, out.action, out.target_lots, out.stop, out.target
+    row[6], row[7], row[8], row[9] = out.level, out.reasons, out.score, out.validation
+    row[10], row[11], row[12], row[13] = out.confidence, out.kelly, out.risk_money, out.stage
 
 
 @compiled
-def _count(i: int, out: Decisions, tape: Tape) -> None:
-    tape.levels[out.level[i]] += 1
-    reasons = out.reasons[i]
-    for bit in range(tape.reasons.shape[0]):
-        tape.reasons[bit] += (reasons >> bit) & 1
-    if out.breakers[i] != 0:
-        for bit in range(tape.breakers.shape[0]):
-            tape.breakers[bit] += (out.breakers[i] >> bit) & 1
+def _count(out: Record, levels: np.ndarray, reasons: np.ndarray, breakers: np.ndarray) -> None:
+    levels[out.level] += 1
+    bits = out.reasons
+    bit = 0
+    while bits:
+        reasons[bit] += bits & 1
+        bits >>= 1
+        bit += 1
+    bits = out.breakers
+    bit = 0
+    while bits:
+        breakers[bit] += bits & 1
+        bits >>= 1
+        bit += 1
+
+
+@compiled
+def _write(account: Record, positions: Record, memory: Record, curve: Record) -> None:
+    curve.equity = account.equity
+    curve.balance = account.balance
+    curve.margin_used = account.margin_used
+    curve.stage = memory.stage
+    for i in range(positions.shape[0]):
+        if positions[i].lots != 0.0:
+            curve.open_positions += 1
 
 
 @compiled
 def run(
-    market: Market, config: StepConfig, table: InstrumentTable, swaps: Swaps, book: Book, state: DecisionState,
-    out: Decisions, tape: Tape,
+    market: Market, configs: Record, table: Record, positions: Record, helds: Record, moneys: Record, states: Record,
+    memories: Record, out: Record, tape: Tape, resume_ns: int,
 ) -> None:  # fmt: skip
-    """Loop the step over all bars. ``book``, ``state``, ``out`` and ``tape`` are changed in place."""
-    rows, n = market.close.shape
-    positions = PositionTable(book.lots, book.entry_price, book.stop, book.target, book.pending, book.foreign)
+    """Loop the step over all bars; everything but the market, configuration and table is changed in place."""
+    config, money, memory = configs[0], moneys[0], memories[0]
+    accounts = np.zeros(1, dtype=ACCOUNT)
+    account = accounts[0]
+    account.healthy = True
+    account.command = _RUN
+    rows, n = market.inputs.shape
     for t in range(rows):
-        before = market.conversion[t - 1 if t > 0 else 0]
+        inputs = market.inputs[t]
+        # Inside the bar, profit is converted at the close before it.
         for i in range(n):
-            if market.has_bar[t, i]:
-                _walk_bar(t, i, before, market, config, table, swaps, book, state, tape)
-                book.bar_time[i] = market.time[t]
-        conversion = market.conversion[t]
-        _stop_out(t, conversion, market, config, table, book, state, tape)
-        equity = _equity(conversion, table, book)
-        bound = _margin_used(conversion, table, book)
-        inputs = StepInputs(
-            market.close_time[t], market.trading_day[t], market.has_bar[t], book.bar_time, book.bid, book.ask,
-            market.atr[t], market.volatility_short[t], market.volatility_long[t], market.spread_median[t],
-            market.votes[t], market.p_up[t], market.confidence[t], market.agreement[t], market.correlation_shift[t],
-            conversion, market.regime[t], market.market_open[t], market.has_bar[t], market.market_open[t],
-        )  # fmt: skip
-        account = AccountState(book.money[BALANCE], equity, bound, True, _RUN)
-        decide(config, table, inputs, account, positions, state, out)
-        held = 0
+            if inputs[i].active:
+                _walk_bar(t, i, market.bars[t, i], config, table, positions, helds, money, memory, tape.trades)
         for i in range(n):
-            if book.lots[i] != 0.0:
-                held += 1
-            if market.has_bar[t, i]:
-                _count(i, out, tape)
-                if out.action[i] != _NONE:
-                    _place(t, i, book.lots[i] != 0.0, book, out, tape)
-        tape.equity[t] = equity
-        tape.balance[t] = book.money[BALANCE]
-        tape.margin[t] = bound
-        tape.positions[t] = held
-        tape.stage[t] = state.stage[0]
+            helds[i].conversion = inputs[i].conversion
+        _stop_out(t, config, table, positions, helds, money, memory, tape.trades)
+        account.time = market.close_time[t]
+        account.trading_day = market.trading_day[t]
+        account.balance = money.balance
+        account.equity = _equity(table, positions, helds, money)
+        account.margin_used = _margin_used(table, positions, helds)
+        if resume_ns > 0 and memory.stage == _HALT and account.time - memory.stage_since >= resume_ns:
+            end_halt(memory, states, account.equity)
+        decide(configs, table, inputs, accounts, positions, states, memories, out)
+        for i in range(n):
+            if inputs[i].active:
+                _count(out[i], tape.levels, tape.reasons, tape.breakers)
+                if out[i].action != _NONE:
+                    _place(t, i, positions[i], helds[i], out[i], money, tape.events)
+        _write(account, positions, memory, tape.curve[t])
 
 
 @dataclass(frozen=True)
@@ -365,7 +362,8 @@ class BacktestResult:
         equity: one row a bar of the grid: ``time`` (the bar's close), ``equity, balance, margin_used`` f8,
             ``open_positions`` i8, ``stage`` i1.
         trades: closed trades: ``symbol, side`` (+1/−1)``, lots, entry_time, entry_price, exit_time, exit_price, stop,
-            target, gross, swap, commission, profit`` (net)``, risk_money, bars_held, reason, level, score, confidence``.
+            target, gross, swap, commission, profit`` (net)``, risk_money, bars_held, reason, level, score,
+            confidence``.
         decisions: one row a decision that acted: ``time`` (the bar's close)``, bar_time, symbol, action, lots, stop,
             target, level, reasons, score, validation, confidence, kelly, risk_money, stage``.
         counts: how many decisions there were by level, reason, breaker, and how many acted.
@@ -373,7 +371,8 @@ class BacktestResult:
         turnover: sum of traded notional.
         rejected: orders that the market had moved away from, or that margin did not allow.
         initial_balance: where it began.
-        halted_time: when the drawdown halt was reached (nothing is traded after it); None: never.
+        halted_time: when the drawdown halt was reached for the first time; None: never.
+        halts: how often it was reached; without resuming, once at most.
         open_profit: profit of what is open at the end.
         state: what the step remembers at the end.
         metrics: see :func:`fx_dagster.backtest.metrics.metrics`.
@@ -388,13 +387,20 @@ class BacktestResult:
     rejected: int
     initial_balance: float
     halted_time: int | None
+    halts: int
     open_profit: float
     state: DecisionState
     metrics: dict[str, float] = field(default_factory=dict)
 
 
 def replay(
-    history: History, config: StepConfig, *, initial_balance: float, leverage: float, state: DecisionState | None = None
+    history: History,
+    config: StepConfig,
+    *,
+    initial_balance: float,
+    leverage: float,
+    state: DecisionState | None = None,
+    resume_after_hours: float = 0.0,
 ) -> BacktestResult:
     """Run the step over history.
 
@@ -404,6 +410,8 @@ def replay(
         initial_balance: in the account's currency.
         leverage: of the account.
         state: what the step remembers at the start (it is copied); None: nothing.
+        resume_after_hours: the imagined person resumes a halt that long after it; 0: never, then the account stays in
+            cash for the rest of the history.
 
     Raises:
         SettingsError: balance or configuration is impossible, or wants more models than there are predictions.
@@ -412,16 +420,17 @@ def replay(
     from fx_dagster.backtest.metrics import metrics
 
     _check(history, config, initial_balance)
+    if not (np.isfinite(resume_after_hours) and resume_after_hours >= 0):
+        raise SettingsError(f"resume_after_hours is {resume_after_hours}", mend="give hours, or 0 for never")
     market, n = history.market, len(history.instruments)
     state = new_state(n, config.horizon_bars) if state is None else copy_state(state)
-    table = instrument_table(history.instruments, leverage)
-    swaps = Swaps(
-        np.array([item.swap_long_points for item in history.instruments], dtype=np.float64),
-        np.array([item.swap_short_points for item in history.instruments], dtype=np.float64),
-    )
-    book, tape = _new_book(n, initial_balance), _new_tape(market)
-    run(market, config, table, swaps, book, state, empty_decisions(n), tape)
-    result = _result(history, book, tape, state, initial_balance)
+    helds, moneys, tape = _new_helds(history), np.zeros(1, dtype=MONEY), _new_tape(market)
+    moneys["balance"] = initial_balance
+    run(
+        market, config_row(config), instrument_table(history.instruments, leverage), np.zeros(n, dtype=POSITION), helds,
+        moneys, state.rows, state.memory, np.zeros(n, dtype=DECISION), tape, int(resume_after_hours * HOUR_NS),
+    )  # fmt: skip
+    result = _result(history, helds, moneys[0], tape, state, initial_balance)
     result.metrics.update(metrics(result))
     return result
 
@@ -433,70 +442,61 @@ def _check(history: History, config: StepConfig, initial_balance: float) -> None
     if len(history.market.time) == 0:
         raise DataError("the backtest's window holds no bar", mend="widen it")
     wanted = config.simple_models + config.deep_models + int(config.meta)
-    if config.best_level < Level.TRADITIONAL and history.market.p_up.shape[2] < wanted:
+    given = history.market.inputs["p_up"].shape[2]
+    if config.best_level < Level.TRADITIONAL and given < wanted:
         raise SettingsError(
-            f"simple_models, deep_models and meta want {wanted} columns, predictions have {history.market.p_up.shape[2]}",
+            f"simple_models, deep_models and meta want {wanted} columns, predictions have {given}",
             mend="prepare the history with the columns of all models",
         )
 
 
-def _new_book(n: int, initial_balance: float) -> Book:
-    def column(kind: type = np.float64) -> Any:
-        return np.zeros(n, dtype=kind)
-
-    kinds = {"entry_row": np.int64, "bar_time": np.int64, "level": np.int8, "order": np.int8, "order_level": np.int8,
-             "pending": np.bool_}  # fmt: skip
-    book = Book(**{name: column(kinds.get(name, np.float64)) for name in Book._fields})
-    money = np.zeros(7)
-    money[BALANCE] = initial_balance
-    quotes = {"bid": np.full(n, np.nan), "ask": np.full(n, np.nan)}
-    return book._replace(money=money, bar_time=np.full(n, np.iinfo(np.int64).min), **quotes)
+def _new_helds(history: History) -> Rows:
+    helds = np.zeros(len(history.instruments), dtype=HELD)
+    helds["bid"] = helds["ask"] = np.nan
+    helds["conversion"] = history.market.inputs["conversion"][0]
+    helds["swap_long"] = [item.swap_long_points for item in history.instruments]
+    helds["swap_short"] = [item.swap_short_points for item in history.instruments]
+    return helds
 
 
 def _new_tape(market: Market) -> Tape:
-    rows = len(market.time)
     # Never written pages of an empty array cost nothing, so that the bound may be generous.
-    capacity = int(market.has_bar.sum()) + market.close.shape[1]
+    capacity = int(market.inputs["active"].sum()) + market.inputs.shape[1]
     return Tape(
-        equity=np.zeros(rows), balance=np.zeros(rows), margin=np.zeros(rows),
-        positions=np.zeros(rows, dtype=np.int64), stage=np.zeros(rows, dtype=np.int8),
-        trades=np.empty((capacity, len(_TRADE_COLUMNS))), events=np.empty((capacity, len(_EVENT_COLUMNS))),
-        counts=np.zeros(2, dtype=np.int64), levels=np.zeros(5, dtype=np.int64),
-        reasons=np.zeros(max(Reason).bit_length(), dtype=np.int64), breakers=np.zeros(7, dtype=np.int64),
-    )  # fmt: skip
+        curve=np.zeros(len(market.time), dtype=CURVE),
+        trades=np.empty((capacity, len(_TRADE_COLUMNS))),
+        events=np.empty((capacity, len(_EVENT_COLUMNS))),
+        levels=np.zeros(len(Level), dtype=np.int64),
+        reasons=np.zeros(64, dtype=np.int64),
+        breakers=np.zeros(64, dtype=np.int64),
+    )
 
 
 def _result(
-    history: History, book: Book, tape: Tape, state: DecisionState, initial_balance: float
+    history: History, helds: Rows, money: Any, tape: Tape, state: DecisionState, initial_balance: float
 ) -> BacktestResult:
-    market, money = history.market, book.money
-    costs = {
-        "commission": float(money[COMMISSION]), "spread": float(money[SPREAD]), "slippage": float(money[SLIPPAGE]),
-        "swap": float(money[SWAP] - book.swap.sum()),
-    }  # fmt: skip
-    halted = np.flatnonzero(tape.stage == Stage.HALT)
+    market, curve = history.market, tape.curve
+    costs = {name: float(money[name]) for name in ("commission", "spread", "slippage")}
+    costs["swap"] = float(money["swap"] - helds["swap"].sum())
+    halted = np.flatnonzero(curve["stage"] == Stage.HALT)
     return BacktestResult(
-        equity=pd.DataFrame(
-            {
-                "time": market.close_time, "equity": tape.equity, "balance": tape.balance, "margin_used": tape.margin,
-                "open_positions": tape.positions, "stage": tape.stage,
-            }
-        ),  # fmt: skip
-        trades=_trades(history, tape),
-        decisions=_events(history, tape),
-        counts=_counts(tape),
+        equity=pd.DataFrame({"time": market.close_time, **{name: curve[name] for name in CURVE.names or ()}}),
+        trades=_trades(history, tape.trades[: money["trades"]]),
+        decisions=_events(history, tape.events[: money["events"]]),
+        counts=_counts(tape, int(money["events"])),
         costs=costs | {"total": sum(costs.values())},
-        turnover=float(money[TURNOVER]),
-        rejected=int(money[REJECTED]),
+        turnover=float(money["turnover"]),
+        rejected=int(money["rejected"]),
         initial_balance=float(initial_balance),
         halted_time=int(market.close_time[halted[0]]) if len(halted) else None,
-        open_profit=float(tape.equity[-1] - tape.balance[-1]),
+        halts=int(np.sum(np.diff((curve["stage"] == Stage.HALT).astype(np.int8), prepend=0) == 1)),
+        open_profit=float(curve["equity"][-1] - curve["balance"][-1]),
         state=state,
     )
 
 
-def _trades(history: History, tape: Tape) -> pd.DataFrame:
-    table = pd.DataFrame(tape.trades[: tape.counts[0]], columns=list(_TRADE_COLUMNS))
+def _trades(history: History, rows: Float64) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(_TRADE_COLUMNS))
     whole = {name: table[name].to_numpy(np.int64) for name in ("column", "entry_row", "exit_row", "exit_point")}
     time = history.market.time
     return pd.DataFrame(
@@ -531,8 +531,8 @@ def _point_time(opening: Int64, point: Int64, history: History) -> Int64:
     return np.where(point == 3, closing - MILLISECOND_NS, opening + point * third)
 
 
-def _events(history: History, tape: Tape) -> pd.DataFrame:
-    table = pd.DataFrame(tape.events[: tape.counts[1]], columns=list(_EVENT_COLUMNS))
+def _events(history: History, rows: Float64) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(_EVENT_COLUMNS))
     row, column = table.pop("row").to_numpy(np.int64), table.pop("column").to_numpy(np.int64)
     table["action"] = [Action(int(code)).name.lower() for code in table["action"]]
     table = table.astype({"level": np.int64, "reasons": np.int64, "stage": np.int64})
@@ -542,7 +542,7 @@ def _events(history: History, tape: Tape) -> pd.DataFrame:
     return table
 
 
-def _counts(tape: Tape) -> dict[str, dict[str, int]]:
+def _counts(tape: Tape, acted: int) -> dict[str, dict[str, int]]:
     return {
         "level": {str(int(level)): int(tape.levels[level]) for level in Level if level is not Level.UNSET},
         "reason": {
@@ -550,7 +550,5 @@ def _counts(tape: Tape) -> dict[str, dict[str, int]]:
             for reason in Reason if tape.reasons[reason.bit_length() - 1]
         },
         "breaker": {str(one.name).lower(): int(tape.breakers[one.bit_length() - 1]) for one in Breaker},
-        "total": {"decisions": int(tape.levels.sum()), "acted": int(tape.counts[1])},
+        "total": {"decisions": int(tape.levels.sum()), "acted": acted},
     }  # fmt: skip
-
-

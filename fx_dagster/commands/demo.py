@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fx_dagster.commands import console
-from fx_dagster.commands.options import HomeOption, JsonOption
+from fx_dagster.commands.options import HomeOption, JsonOption, source_overrides
 
 if TYPE_CHECKING:
     from fx_dagster.commands.live_watch import LiveOutcome
@@ -86,14 +86,7 @@ def demo_settings(source: str, data: Path | None, symbols: str, home: Path | Non
     from fx_dagster.settings import load_settings
 
     overrides = {"FX_LIVE_ACCOUNT": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"}
-    if source:
-        overrides["FX_SOURCE_KIND"] = source
-    if data is not None:
-        overrides["FX_SOURCE_PATH"] = str(data.expanduser().absolute())
-    if symbols:
-        overrides["FX_SOURCE_SYMBOLS"] = symbols
-    if home is not None:
-        overrides["FX_HOME"] = str(home.expanduser().absolute())
+    overrides |= source_overrides(source, data, symbols, home)
     # A minute of health before the level rises, and a beat in ten seconds, are right for a day, not for a minute.
     for name, value in (("FX_LIVE_RECOVER_AFTER_S", "5"), ("FX_LIVE_HEARTBEAT_S", "3")):
         overrides[name] = os.environ.get(name, value)
@@ -175,10 +168,9 @@ def _group(settings: "Settings", on_dagster: "Callable[[Settings], None]") -> "S
 
 
 def _conclude(summary: "Summary", *, as_json: bool) -> None:
-    from fx_dagster.report.console import summary_renderables
+    from fx_dagster.report.console_summary import summary_text
 
     if as_json:
         console.print_json(summary.model_dump(mode="json"))
-        return
-    for part in summary_renderables(summary):
-        console.out.print(part)
+    else:
+        console.out.print(summary_text(summary), soft_wrap=True)

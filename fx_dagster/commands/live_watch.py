@@ -52,7 +52,9 @@ def watch_session(settings: Settings, group: ServerGroup, *, kill_triton: bool) 
         session = _wait_for_session(store, settings)
         step.result = f"session {session.session_id}"
     drill = _Drill(settings, group, wanted=kill_triton and group.triton is not None)
-    with console.step(f"Live: replaying {settings.live.replay_days:g} days at {settings.live.replay_speed:,.0f}x") as step:
+    with console.step(
+        f"Live: replaying {settings.live.replay_days:g} days at {settings.live.replay_speed:,.0f}x"
+    ) as step:
         deadline = time.monotonic() + SESSION_TIMEOUT_S
         while not (session := _newest(store, settings)).finished:
             done = _share(session)
@@ -70,7 +72,8 @@ def _wait_for_session(store: LiveStore, settings: Settings) -> SessionRow:
     while (session := store.last_session(settings.live.account)) is None:
         if time.monotonic() > deadline:
             raise ServerError(
-                f"no live session began within {START_TIMEOUT_S:.0f} s", mend="see live_trading_sensor on Dagster's page"
+                f"no live session began within {START_TIMEOUT_S:.0f} s",
+                mend="see live_trading_sensor on Dagster's page",
             )
         time.sleep(POLL_S)
     return session
@@ -139,5 +142,3 @@ class _Drill:
 
 def _url(settings: Settings) -> str:
     return settings.postgres.url.get_secret_value()
-
-

@@ -24,3 +24,14 @@ def settings_of(home: Path | None) -> "Settings":
     from fx_dagster.settings import load_settings
 
     return load_settings({"FX_HOME": str(home.expanduser().absolute())} if home is not None else None)
+
+
+def source_overrides(source: str, data: Path | None, symbols: str, home: Path | None) -> dict[str, str]:
+    """Return the settings that the options of a source stand for."""
+    given = {
+        "FX_SOURCE_KIND": source,
+        "FX_SOURCE_PATH": str(data.expanduser().absolute()) if data is not None else "",
+        "FX_SOURCE_SYMBOLS": symbols,
+        "FX_HOME": str(home.expanduser().absolute()) if home is not None else "",
+    }
+    return {name: value for name, value in given.items() if value}

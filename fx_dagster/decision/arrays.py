@@ -1,8 +1,8 @@
 """What goes into the decision step and what comes out, as struct-of-arrays: one row a symbol.
 
-All are named tuples of NumPy arrays, so that compiled code takes them as they are. ``n`` is the number of symbols,
-``m`` the number of model outputs, ``v`` the number of indicator votes. Prices are quotes of the symbol, money is in
-the account's currency, times are int64 ns UTC.
+This is the face that callers fill and read; compiled code runs over packed rows of the same fields
+(:mod:`fx_dagster.decision.rows`). ``n`` is the number of symbols, ``m`` the number of model outputs, ``v`` the number
+of indicator votes. Prices are quotes of the symbol, money is in the account's currency, times are int64 ns UTC.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fx_dagster.decision.codes import Level, Regime, Size
+from fx_dagster.decision.codes import Regime
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -18,23 +18,6 @@ Int8 = NDArray[np.int8]
 Bool = NDArray[np.bool_]
 
 VOTES = 13
-VERSION = 1
-
-
-class InstrumentTable(NamedTuple):
-    """What the step must know of each instrument; constant while the session lasts."""
-
-    point: Float64
-    contract_size: Float64
-    margin_rate: Float64
-    """Margin over notional at the account's leverage."""
-    lot_numerator: Int64
-    lot_denominator: Int64
-    """The lot step as an exact fraction."""
-    lot_min_steps: Int64
-    lot_max_steps: Int64
-    stops_level_points: Float64
-    """Least distance of a stop or target that the broker takes."""
 
 
 class StepInputs(NamedTuple):
@@ -106,50 +89,6 @@ class PositionTable(NamedTuple):
     """Signed lots of manual or foreign positions: counted in margin limits, never managed."""
 
 
-class DecisionState(NamedTuple):
-    """All that the step remembers. It is changed in place; :mod:`fx_dagster.decision.state` keeps and restores it."""
-
-    # one row a symbol
-    level: Int8
-    level_candidate: Int8
-    level_since: Int64
-    """Since when a better level has been possible; 0: it is not."""
-    emergency_at: Int64
-    """Newest time at the emergency level; 0: never."""
-    bar_time: Int64
-    entry_bar: Int64
-    """Bar in which the newest entry was decided: one entry a bar."""
-    age_bars: Int64
-    """Closed bars since the position opened."""
-    breaker_until: Int64
-    """``[n, 2]``: volatility spike, correlation breakdown; tripped until then."""
-    log_loss: Float64
-    """``[n, 3]`` exponentially weighted out-of-sample log-loss of each path."""
-    pending_p: Float64
-    """``[n, horizon, 3]`` probabilities whose outcome is not yet known; NaN: absent."""
-    pending_price: Float64
-    """``[n, horizon]`` mid price when they were given; NaN: none."""
-    pending_at: Int64
-    """Next place in the two rings."""
-    # one of each for the account: arrays of length 1 (times and counts), so that they can be changed in place
-    peak_equity: Float64
-    day_start_equity: Float64
-    day: Int64
-    stage: Int8
-    stage_since: Int64
-    released_drawdown: Float64
-    """Drawdown at which close-only was released; 0: it was not."""
-    day_loss_until: Int64
-    streak_until: Int64
-    unhealthy_until: Int64
-    loss_streak: Int64
-    trades: Int64
-    wins: Int64
-    gain_sum: Float64
-    loss_sum: Float64
-    """Sums of results over money at risk, of winning and of losing trades (both ≥ 0)."""
-
-
 class Decisions(NamedTuple):
     """One decision a symbol, with what explains it. No field is ever NaN; absent is 0, and a reason bit says so."""
 
@@ -213,31 +152,4 @@ def empty_inputs(n: int, m: int) -> StepInputs:
 def empty_positions(n: int) -> PositionTable:
     """Return the positions of a flat account."""
     zeros = np.zeros(n)
-    return PositionTable(
-        zeros, zeros.copy(), zeros.copy(), zeros.copy(), np.zeros(n, dtype=np.bool_), zeros.copy()
-    )
-
-
-def empty_decisions(n: int) -> Decisions:
-    """Return decisions that say nothing, to be filled in place by the step."""
-    floats = [np.zeros(n) for _ in range(9)]
-    return Decisions(
-        action=np.zeros(n, dtype=np.int8),
-        target_lots=floats[0],
-        stop=floats[1],
-        target=floats[2],
-        level=np.full(n, Level.UNSET, dtype=np.int8),
-        observed_level=np.full(n, Level.UNSET, dtype=np.int8),
-        reasons=np.zeros(n, dtype=np.int64),
-        breakers=np.zeros(n, dtype=np.int64),
-        stage=np.zeros(n, dtype=np.int8),
-        score=floats[3],
-        signals=np.zeros((n, 3)),
-        weights=np.zeros((n, 3)),
-        validation=floats[4],
-        validation_parts=np.zeros((n, 3)),
-        confidence=floats[5],
-        kelly=floats[6],
-        risk_money=floats[7],
-        sizes=np.zeros((n, len(Size))),
-    )
+    return PositionTable(zeros, zeros.copy(), zeros.copy(), zeros.copy(), np.zeros(n, dtype=np.bool_), zeros.copy())

@@ -5,6 +5,8 @@ weight 0 on the way out.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ _CLIP = 0.02
 
 
 @compiled
-def traditional_signal(votes: np.ndarray, weights: tuple[float, ...]) -> float:
+def traditional_signal(votes: np.ndarray, weights: Sequence[float] | np.ndarray) -> float:
     """Return the weighted mean of one symbol's votes (``[v]``); absent votes are left out; NaN where all are."""
     total = 0.0
     weight = 0.0
@@ -50,32 +52,27 @@ def log_loss(signal: float, up: bool) -> float:
 
 
 @compiled
-def learn_outcomes(
-    row: int,
-    price: float,
-    signals: np.ndarray,
-    decay: float,
-    losses: np.ndarray,
-    pending_signal: np.ndarray,
-    pending_price: np.ndarray,
-    pending_at: np.ndarray,
-) -> None:
+def learn_outcomes(state: Any, price: float, signals: np.ndarray, decay: float) -> None:
     """On a new bar: score what was said ``horizon`` bars ago by what has happened since, and remember today's signals.
 
-    ``losses[row]`` moves towards each path's new log-loss by ``1 - decay``. The ring has one place a bar of the
-    horizon, so that only outcomes that are known by now are ever used, in constant time.
+    Each path's ``log_loss`` moves towards its new one by ``1 - decay``. The ring has one place a bar of the horizon, so
+    that only outcomes that are known by now are ever used, in constant time.
+
+    Args:
+        state: the symbol's record (:func:`fx_dagster.decision.rows.state_dtype`), changed in place.
+        price: mid price now.
+        signals: ``[3]`` what the paths say now; NaN: absent.
+        decay: what remains of the old log-loss.
     """
-    at = pending_at[row]
-    before = pending_price[row, at]
-    if math.isfinite(before) and price != before:
-        for k in range(losses.shape[1]):
-            said = pending_signal[row, at, k]
-            if math.isfinite(said):
-                losses[row, k] = decay * losses[row, k] + (1.0 - decay) * log_loss(said, price > before)
-    pending_price[row, at] = price
-    for k in range(losses.shape[1]):
-        pending_signal[row, at, k] = signals[k]
-    pending_at[row] = (at + 1) % pending_price.shape[1]
+    at = state.pending_at
+    before = state.pending_price[at]
+    for k in range(3):
+        said = state.pending_signal[at, k]
+        if math.isfinite(before) and price != before and math.isfinite(said):
+            state.log_loss[k] = decay * state.log_loss[k] + (1.0 - decay) * log_loss(said, price > before)
+        state.pending_signal[at, k] = signals[k]
+    state.pending_price[at] = price
+    state.pending_at = (at + 1) % state.pending_price.shape[0]
 
 
 @compiled
@@ -125,7 +122,7 @@ def combined_signal(combine: int, signals: np.ndarray, meta: float, weights: np.
 
 
 @compiled
-def vote_support(votes: np.ndarray, weights: tuple[float, ...], direction: float) -> float:
+def vote_support(votes: np.ndarray, weights: Sequence[float] | np.ndarray, direction: float) -> float:
     """Return the share of voting strength that agrees with ``direction`` (±1), in [0, 1]; NaN where no vote speaks."""
     agree = 0.0
     total = 0.0
@@ -157,7 +154,9 @@ def model_support(p_up: np.ndarray, count: int, direction: float) -> float:
 
 
 @compiled
-def validate(traditional: float, ai: float, correlation: float, weights: tuple[float, ...], parts: np.ndarray) -> float:
+def validate(
+    traditional: float, ai: float, correlation: float, weights: Sequence[float] | np.ndarray, parts: np.ndarray
+) -> float:
     """Return the validation score in [0, 1] and fill ``parts[3]``.
 
     A part that is absent (NaN: no model answers, or there is no other symbol) is left out, and its weight is shared by

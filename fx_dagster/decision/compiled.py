@@ -34,26 +34,43 @@ def _source_stamp() -> str:
     return digest.hexdigest()
 
 
+# What the documentation of pickle names, and what NumPy's and Numba's own types add to it.
+_UNREADABLE = (
+    OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError,
+)  # fmt: skip
+
+
+class _IndexFile(IndexDataCacheFile):
+    """Numba's cache files; an index that cannot be read (corrupt, or of types that are gone) is an empty one."""
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            return super()._load_index()
+        except _UNREADABLE as error:
+            _log.info("compiled cache is unreadable, compiling anew: %s", error)
+            return {}
+
+
 class _PackageCache(FunctionCache):
     """Numba's function cache, stamped with all compiled sources; its troubles are logged, not raised."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = IndexDataCacheFile(
+        self._cache_file = _IndexFile(
             cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=_source_stamp()
         )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError, AttributeError, ImportError) as error:
-            _log.warning("compiled cache of %s is unreadable, compiling anew: %s", self._name, error)
+        except _UNREADABLE as error:
+            _log.info("compiled code of %s is unreadable, compiling anew: %s", self._name, error)
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except OSError as error:
             _log.warning("compiled code of %s is not kept: %s", self._name, error)
 
 
@@ -64,7 +81,7 @@ def compiled(function: Function) -> Function:
         dispatcher._cache = _PackageCache(function)
     except (RuntimeError, OSError) as error:
         _log.info("no folder for compiled code, compiling in memory: %s", error)
-    return dispatcher  # type: ignore[no-any-return]
+    return dispatcher
 
 
 def interpreted(function: Function) -> Function:

@@ -7,52 +7,51 @@ import numpy as np
 from fx_dagster.decision.arrays import (
     VOTES,
     AccountState,
-    DecisionState,
     Decisions,
-    InstrumentTable,
     PositionTable,
     StepInputs,
-    empty_decisions,
     empty_inputs,
     empty_positions,
 )
 from fx_dagster.decision.config import StepConfig, checked
+from fx_dagster.decision.rows import (
+    ACCOUNT,
+    DECISION,
+    INSTRUMENT,
+    POSITION,
+    Rows,
+    config_row,
+    decision_views,
+    input_dtype,
+    pack,
+    pack_account,
+)
 from fx_dagster.decision.sizing import floor_steps, lot_grid
-from fx_dagster.decision.state import copy_state, new_state, restore, snapshot
-from fx_dagster.decision.step import decide, record_trade
+from fx_dagster.decision.state import DecisionState, copy_state, new_state, restore, snapshot
+from fx_dagster.decision.step import decide, end_halt, record_trade
 from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.market.instruments import Instrument
 
 
-def instrument_table(instruments: Sequence[Instrument], leverage: float) -> InstrumentTable:
-    """Return the instruments' numbers; margin is the stricter of the instrument's rate and 1 / leverage.
+def instrument_table(instruments: Sequence[Instrument], leverage: float) -> Rows:
+    """Return the instruments' numbers, ``[n]`` of :data:`fx_dagster.decision.rows.INSTRUMENT`.
+
+    Margin is the stricter of the instrument's rate and 1 / leverage.
 
     Raises:
         SettingsError: a number is impossible; the message names symbol and field.
     """
     if not leverage >= 1:
         raise SettingsError(f"leverage is {leverage}", mend="give a number of at least 1")
-    grids = [lot_grid(item.lot_step) for item in instruments]
-    for item, grid in zip(instruments, grids, strict=True):
+    table = np.zeros(len(instruments), dtype=INSTRUMENT)
+    for row, item in enumerate(instruments):
+        grid = lot_grid(item.lot_step)
         _check_instrument(item, grid)
-
-    def column(values: Sequence[float], dtype: type) -> np.ndarray:
-        return np.array(values, dtype=dtype)
-
-    steps = [
-        (_ceil_steps(item.lot_min, grid), floor_steps(item.lot_max, *grid))
-        for item, grid in zip(instruments, grids, strict=True)
-    ]
-    return InstrumentTable(
-        point=column([item.point for item in instruments], np.float64),
-        contract_size=column([item.contract_size for item in instruments], np.float64),
-        margin_rate=column([max(item.margin_rate, 1.0 / leverage) for item in instruments], np.float64),
-        lot_numerator=column([grid[0] for grid in grids], np.int64),
-        lot_denominator=column([grid[1] for grid in grids], np.int64),
-        lot_min_steps=column([least for least, _ in steps], np.int64),
-        lot_max_steps=column([most for _, most in steps], np.int64),
-        stops_level_points=column([0.0] * len(instruments), np.float64),
-    )
+        table[row] = (
+            item.point, item.contract_size, max(item.margin_rate, 1.0 / leverage), *grid,
+            _ceil_steps(item.lot_min, grid), floor_steps(item.lot_max, *grid), 0.0,
+        )  # fmt: skip
+    return table
 
 
 def _ceil_steps(lots: float, grid: tuple[int, int]) -> int:
@@ -85,8 +84,13 @@ class DecisionStep:
         if len(set(self.symbols)) != len(self.symbols):
             raise SettingsError(f"a symbol is there twice: {self.symbols}", mend="name each symbol once")
         self.table = instrument_table(instruments, leverage)
-        self.state = new_state(len(self.symbols), config.horizon_bars)
-        self._out = empty_decisions(len(self.symbols))
+        n = len(self.symbols)
+        self.state: DecisionState = new_state(n, config.horizon_bars)
+        self._config = config_row(self.config)
+        self._inputs = np.zeros(n, dtype=input_dtype(self.model_columns))
+        self._positions = np.zeros(n, dtype=POSITION)
+        self._account = np.zeros(1, dtype=ACCOUNT)
+        self._out = np.zeros(n, dtype=DECISION)
 
     @property
     def model_columns(self) -> int:
@@ -110,30 +114,31 @@ class DecisionStep:
             DataError: an array has another shape or type than :mod:`fx_dagster.decision.arrays` says.
         """
         self._check(inputs, positions)
-        decide(self.config, self.table, inputs, account, positions, self.state, self._out)
-        return self._out
+        pack(inputs, self._inputs, _INPUTS)
+        pack(positions, self._positions, PositionTable._fields)
+        pack_account(inputs, account, self._account)
+        self._run(self.state, self._out)
+        return decision_views(self._out)
+
+    def _run(self, state: DecisionState, out: Rows) -> None:
+        decide(self._config, self.table, self._inputs, self._account, self._positions, state.rows, state.memory, out)
 
     def record_trade(self, result: float, risk_money: float) -> None:
         """Learn from a closed trade, net of costs (account's currency); before the next decision."""
-        record_trade(self.state, float(result), float(risk_money))
+        record_trade(self.state.memory[0], float(result), float(risk_money))
 
     def resume(self, equity: float) -> None:
         """End a halt, by a person's order: drawdown is measured from ``equity`` on, and the breakers are reset."""
         if not (np.isfinite(equity) and equity > 0):
             raise DataError(f"equity is {equity}", mend="resume with the account's equity, above 0")
-        state = self.state
-        state.peak_equity[0] = equity
-        state.day_start_equity[0] = equity
-        for array in (state.stage, state.stage_since, state.released_drawdown, state.day_loss_until,
-                      state.streak_until, state.loss_streak, state.breaker_until):  # fmt: skip
-            array[:] = 0
+        end_halt(self.state.memory[0], self.state.rows, float(equity))
 
     def warm_up(self) -> None:
         """Compile (or load) the step without touching the state, before the first tick waits for it."""
-        state, out = copy_state(self.state), empty_decisions(len(self.symbols))
-        account = AccountState(balance=1.0, equity=1.0, margin_used=0.0, healthy=True, command=0)
-        decide(self.config, self.table, self.empty_inputs(), account, self.empty_positions(), state, out)
-        record_trade(state, 0.0, 0.0)
+        state = copy_state(self.state)
+        self._run(state, np.zeros(len(self.symbols), dtype=DECISION))
+        record_trade(state.memory[0], 0.0, 0.0)
+        end_halt(state.memory[0], state.rows, 1.0)
 
     def snapshot(self) -> bytes:
         """Return all that is remembered."""
@@ -145,26 +150,22 @@ class DecisionStep:
         Raises:
             DataError: the snapshot is not one, or of another version or horizon.
         """
-        self.state: DecisionState = restore(data, self.symbols, self.config.horizon_bars)
+        self.state = restore(data, self.symbols, self.config.horizon_bars)
 
     def _check(self, inputs: StepInputs, positions: PositionTable) -> None:
         n = len(self.symbols)
         shapes = {"votes": (n, VOTES), "p_up": (n, self.model_columns)}
-        for table in (inputs, positions):
-            for name, array in zip(table._fields, table, strict=True):
-                if name in {"time", "trading_day"}:
-                    continue
-                if not isinstance(array, np.ndarray) or array.shape != shapes.get(name, (n,)):
-                    raise DataError(
-                        f"decision input {name} has shape {np.shape(array)}", mend=f"it is {shapes.get(name, (n,))}"
-                    )
-                if array.dtype != _DTYPES.get(name, np.float64):
-                    raise DataError(
-                        f"decision input {name} is {array.dtype}", mend=f"it is {np.dtype(_DTYPES.get(name, np.float64))}"
-                    )
+        columns = [(name, getattr(inputs, name)) for name in _INPUTS]
+        columns += [(name, getattr(positions, name)) for name in PositionTable._fields]
+        for name, column in columns:
+            shape, kind = shapes.get(name, (n,)), np.dtype(_DTYPES.get(name, np.float64))
+            if not isinstance(column, np.ndarray) or column.shape != shape or column.dtype != kind:
+                found = f"{column.dtype} {column.shape}" if isinstance(column, np.ndarray) else type(column).__name__
+                raise DataError(f"decision input {name} is {found}", mend=f"it is an array of {kind} {shape}")
 
 
+_INPUTS = tuple(name for name in StepInputs._fields if name not in {"time", "trading_day"})
 _DTYPES: dict[str, type] = {
-    "active": np.bool_, "tradable": np.bool_, "fresh": np.bool_, "market_open": np.bool_, "pending": np.bool_, "bar_time": np.int64,
-    "regime": np.int8,
+    "active": np.bool_, "tradable": np.bool_, "fresh": np.bool_, "market_open": np.bool_, "pending": np.bool_,
+    "bar_time": np.int64, "regime": np.int8,
 }  # fmt: skip

@@ -18,7 +18,9 @@ _EMERGENCY = int(Level.EMERGENCY)
 
 
 @compiled
-def next_level(level: int, candidate: int, since: int, observed: int, time: int, recover_ns: int) -> tuple[int, int, int]:
+def next_level(
+    level: int, candidate: int, since: int, observed: int, time: int, recover_ns: int
+) -> tuple[int, int, int]:
     """Return the level now, the level it may rise to, and since when (ns UTC; 0: it may not rise).
 
     Args:

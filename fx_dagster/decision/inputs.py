@@ -124,7 +124,13 @@ def _correlation(returns: np.ndarray, end: int, window: int, i: int, j: int) -> 
 
 @compiled
 def _cross(
-    returns: np.ndarray, signals: np.ndarray, first: int, long: int, short: int, agreement: np.ndarray, shift: np.ndarray
+    returns: np.ndarray,
+    signals: np.ndarray,
+    first: int,
+    long: int,
+    short: int,
+    agreement: np.ndarray,
+    shift: np.ndarray,
 ) -> None:
     rows, n = returns.shape
     said = np.empty(n)

@@ -9,6 +9,8 @@ from fractions import Fraction
 from fx_dagster.decision.compiled import compiled
 from fx_dagster.errors import SettingsError
 
+_STEPS_MAX = 1 << 50
+"""Beyond it a float no longer counts in ones; no account trades so much."""
 _AVERAGE_LOSS_MIN = 0.1
 """An average loss below a tenth of the risked money would let Kelly's fraction explode."""
 
@@ -34,7 +36,10 @@ def floor_steps(lots: float, numerator: int, denominator: int) -> int:
     """
     if not math.isfinite(lots) or lots <= 0.0:
         return 0
-    steps = int(math.floor(lots * denominator / numerator))
+    ratio = lots * denominator / numerator
+    if ratio >= _STEPS_MAX:
+        return _STEPS_MAX
+    steps = math.floor(ratio)
     while steps > 0 and steps * numerator / denominator > lots:
         steps -= 1
     while (steps + 1) * numerator / denominator <= lots:
@@ -58,9 +63,7 @@ def kelly(win_rate: float, payoff: float) -> float:
 
 
 @compiled
-def kelly_risk(
-    trades: int, wins: int, gain_sum: float, loss_sum: float, trades_min: int, fraction: float
-) -> float:
+def kelly_risk(trades: int, wins: int, gain_sum: float, loss_sum: float, trades_min: int, fraction: float) -> float:
     """Return the fraction of equity to risk at the stop, from closed trades; 0 while no edge is known.
 
     Win rate and payoff are those of results over money at risk. The win rate is shrunk towards the one without edge

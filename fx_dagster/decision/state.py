@@ -4,70 +4,45 @@ import base64
 import json
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fx_dagster.decision.arrays import DecisionState
-from fx_dagster.decision.codes import Level
+from fx_dagster.decision.rows import MEMORY, Rows, state_dtype
 from fx_dagster.errors import DataError
 
 FORMAT = "fx-decision-state-1"
-_ACCOUNT_FIELDS = frozenset(
-    {
-        "peak_equity", "day_start_equity", "day", "stage", "stage_since", "released_drawdown", "day_loss_until",
-        "streak_until", "unhealthy_until", "loss_streak", "trades", "wins", "gain_sum", "loss_sum",
-    }
-)  # fmt: skip
+Columns: TypeAlias = dict[str, list[Any]]
+"""Type, shape and base64 bytes of each field."""
+
+
+class DecisionState(NamedTuple):
+    """Memory of the step; changed in place."""
+
+    rows: Rows
+    """``[n]`` of :func:`fx_dagster.decision.rows.state_dtype`."""
+    memory: Rows
+    """``[1]`` of :data:`fx_dagster.decision.rows.MEMORY`."""
 
 
 def new_state(rows: int, horizon_bars: int) -> DecisionState:
     """Return the state before the first decision."""
-
-    def times(*shape: int) -> np.ndarray:
-        return np.zeros(shape, dtype=np.int64)
-
-    return DecisionState(
-        level=np.full(rows, Level.UNSET, dtype=np.int8),
-        level_candidate=np.full(rows, Level.UNSET, dtype=np.int8),
-        level_since=times(rows),
-        emergency_at=times(rows),
-        bar_time=np.full(rows, np.iinfo(np.int64).min, dtype=np.int64),
-        entry_bar=np.full(rows, np.iinfo(np.int64).min, dtype=np.int64),
-        age_bars=times(rows),
-        breaker_until=times(rows, 2),
-        log_loss=np.full((rows, 3), math.log(2.0)),
-        pending_p=np.full((rows, horizon_bars, 3), np.nan),
-        pending_price=np.full((rows, horizon_bars), np.nan),
-        pending_at=times(rows),
-        peak_equity=np.zeros(1),
-        day_start_equity=np.zeros(1),
-        day=times(1),
-        stage=np.zeros(1, dtype=np.int8),
-        stage_since=times(1),
-        released_drawdown=np.zeros(1),
-        day_loss_until=times(1),
-        streak_until=times(1),
-        unhealthy_until=times(1),
-        loss_streak=times(1),
-        trades=times(1),
-        wins=times(1),
-        gain_sum=np.zeros(1),
-        loss_sum=np.zeros(1),
-    )
+    state = np.zeros(rows, dtype=state_dtype(horizon_bars))
+    state["bar_time"] = state["entry_bar"] = np.iinfo(np.int64).min
+    state["log_loss"] = math.log(2.0)
+    state["pending_signal"] = state["pending_price"] = np.nan
+    return DecisionState(state, np.zeros(1, dtype=MEMORY))
 
 
 def copy_state(state: DecisionState) -> DecisionState:
     """Return an independent copy."""
-    return DecisionState(*(array.copy() for array in state))
+    return DecisionState(state.rows.copy(), state.memory.copy())
 
 
 def snapshot(state: DecisionState, symbols: Sequence[str]) -> bytes:
     """Return the state as JSON bytes; exact, floats included."""
-    arrays = {
-        name: [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
-        for name, array in state._asdict().items()
-    }
-    return json.dumps({"format": FORMAT, "symbols": list(symbols), "arrays": arrays}, sort_keys=True).encode()
+    body = {"format": FORMAT, "symbols": list(symbols), "rows": _columns(state.rows), "memory": _columns(state.memory)}
+    return json.dumps(body, sort_keys=True).encode()
 
 
 def restore(data: bytes, symbols: Sequence[str], horizon_bars: int) -> DecisionState:
@@ -76,35 +51,51 @@ def restore(data: bytes, symbols: Sequence[str], horizon_bars: int) -> DecisionS
     Raises:
         DataError: the snapshot is not one, or of another version or horizon.
     """
-    kept, arrays = _parse(data)
+    body = _parse(data)
+    kept = [str(symbol) for symbol in body["symbols"]]
     state = new_state(len(symbols), horizon_bars)
-    rows = {symbol: row for row, symbol in enumerate(kept)}
-    common = [(row, rows[symbol]) for row, symbol in enumerate(symbols) if symbol in rows]
-    new_rows = np.array([row for row, _ in common], dtype=np.int64)
-    old_rows = np.array([row for _, row in common], dtype=np.int64)
-    for name, array in state._asdict().items():
-        found = arrays.get(name)
-        length = 1 if name in _ACCOUNT_FIELDS else len(kept)
-        if found is None or found.dtype != array.dtype or found.shape != (length, *array.shape[1:]):
-            raise DataError(f"decision snapshot: {name} does not fit", mend="start with an empty state: it is of another version")
-        if name in _ACCOUNT_FIELDS:
-            array[:] = found
-        else:
-            array[new_rows] = found[old_rows]
+    places = {symbol: row for row, symbol in enumerate(kept)}
+    found = np.zeros(len(kept), dtype=state.rows.dtype)
+    _read("rows", body["rows"], found)
+    _read("memory", body["memory"], state.memory)
+    for row, symbol in enumerate(symbols):
+        if symbol in places:
+            state.rows[row] = found[places[symbol]]
     return state
 
 
-def _parse(data: bytes) -> tuple[list[str], dict[str, np.ndarray]]:
+def _columns(rows: Rows) -> Columns:
+    columns: Columns = {}
+    for name in rows.dtype.names or ():
+        column = np.ascontiguousarray(rows[name])
+        columns[name] = [column.dtype.str, list(column.shape), base64.b64encode(column.tobytes()).decode()]
+    return columns
+
+
+def _parse(data: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(data)
-        if body["format"] != FORMAT:
-            raise DataError(f"decision snapshot of format {body['format']!r}", mend=f"this version reads {FORMAT}")
-        arrays = {
-            name: np.frombuffer(base64.b64decode(text, validate=True), dtype=np.dtype(kind)).reshape(shape)
-            for name, (kind, shape, text) in body["arrays"].items()
-        }
-        return [str(symbol) for symbol in body["symbols"]], arrays
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
+        body: dict[str, Any] = json.loads(data)
+        kind = body["format"]
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"decision snapshot cannot be read: {error}", mend="start with an empty state") from error
+    if kind != FORMAT:
+        raise DataError(f"decision snapshot of format {kind!r}", mend=f"this version reads {FORMAT}")
+    return body
+
+
+def _read(part: str, columns: Columns, rows: Rows) -> None:
+    for name in rows.dtype.names or ():
+        try:
+            kind, shape, text = columns[name]
+            values = np.frombuffer(base64.b64decode(str(text), validate=True), dtype=str(kind))
+            column = values.reshape(shape)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"decision snapshot, {part}.{name} cannot be read: {error}", mend="start with an empty state"
+            ) from error
+        if column.shape != rows[name].shape or column.dtype != rows[name].dtype:
+            raise DataError(
+                f"decision snapshot, {part}.{name} has shape {column.shape}, not {rows[name].shape}",
+                mend="start with an empty state: it is of another version or horizon",
+            )
+        rows[name] = column

@@ -48,9 +48,7 @@ TRANSITIONS: dict[OrderState, frozenset[OrderState]] = {
     _S.JOURNALLED: frozenset({_S.SENT, _S.CANCELLED}),
     _S.SENT: frozenset({_S.ACCEPTED, _S.REJECTED, _S.UNKNOWN, _S.PARTIAL, _S.FILLED, _S.CANCELLED}),
     _S.ACCEPTED: frozenset({_S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.UNKNOWN, _S.REJECTED}),
-    _S.UNKNOWN: frozenset(
-        {_S.ACCEPTED, _S.REJECTED, _S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.NOT_SENT, _S.HELD}
-    ),
+    _S.UNKNOWN: frozenset({_S.ACCEPTED, _S.REJECTED, _S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.NOT_SENT, _S.HELD}),
     _S.HELD: frozenset({_S.ACCEPTED, _S.REJECTED, _S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.NOT_SENT}),
     _S.PARTIAL: frozenset({_S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.UNKNOWN}),
     _S.REJECTED: frozenset(),
@@ -68,7 +66,9 @@ def transition(current: OrderState, following: OrderState) -> OrderState:
     """
     if following not in TRANSITIONS[current]:
         allowed = ", ".join(sorted(TRANSITIONS[current])) or "nothing: it is final"
-        raise TradingError(f"an order cannot go from {current} to {following}", mend=f"from {current} it may go to {allowed}")
+        raise TradingError(
+            f"an order cannot go from {current} to {following}", mend=f"from {current} it may go to {allowed}"
+        )
     return following
 
 

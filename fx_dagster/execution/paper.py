@@ -22,9 +22,18 @@ import numpy as np
 from fx_dagster.decision.compiled import interpreted
 from fx_dagster.decision.sizing import floor_steps, lot_grid
 from fx_dagster.errors import DataError, SettingsError
-from fx_dagster.execution.conversion import conversion_paths, converted
 from fx_dagster.execution import fills
-from fx_dagster.execution.orders import Account, Deal, DealReason, OrderIntent, OrderResult, OrderState, Position, Purpose
+from fx_dagster.execution.conversion import conversion_paths, converted
+from fx_dagster.execution.orders import (
+    Account,
+    Deal,
+    DealReason,
+    OrderIntent,
+    OrderResult,
+    OrderState,
+    Position,
+    Purpose,
+)
 from fx_dagster.execution.swap import next_rollover, swap_nights
 from fx_dagster.market.instruments import Instrument
 from fx_dagster.settings import CostSettings, RiskSettings
@@ -37,9 +46,15 @@ DONE, PLACED = 10009, 10008
 INVALID_VOLUME, INVALID_STOPS, NO_MONEY, EXPIRED, POSITION_CLOSED, NO_PRICES = 10014, 10016, 10019, 10022, 10036, 10021
 """MetaTrader 5's return codes."""
 
-_exit_price, _margin_of, _market_price = map(interpreted, (fills.exit_price, fills.margin, fills.market_price))
-_netted, _open_profit, _profit = map(interpreted, (fills.netted, fills.open_profit, fills.profit))
-_stops_possible, _swap_money, _touched = map(interpreted, (fills.stops_possible, fills.swap_money, fills.touched))
+_exit_price = interpreted(fills.exit_price)
+_margin_of = interpreted(fills.margin)
+_market_price = interpreted(fills.market_price)
+_netted = interpreted(fills.netted)
+_open_profit = interpreted(fills.open_profit)
+_profit = interpreted(fills.profit)
+_stops_possible = interpreted(fills.stops_possible)
+_swap_money = interpreted(fills.swap_money)
+_touched = interpreted(fills.touched)
 
 
 @dataclass(slots=True)
@@ -152,7 +167,9 @@ class PaperBroker:
         """Return account currency per unit of the symbol's profit currency; NaN while a quote for it is missing."""
         return converted(self._paths[symbol], self._mid, 1.0)
 
-    def on_tick(self, symbol: str, time_ns: int, bid: float, ask: float, *, continuous: bool = False) -> tuple[Deal, ...]:
+    def on_tick(
+        self, symbol: str, time_ns: int, bid: float, ask: float, *, continuous: bool = False
+    ) -> tuple[Deal, ...]:
         """Take a quote: swap that fell due, waiting orders, stops and targets, stop-out. Return the deals it made.
 
         Args:
@@ -177,7 +194,10 @@ class PaperBroker:
             if symbol in self._held:
                 self._watch(symbol, False)
         if symbol in self._held:
-            self._marks[symbol] = (self._floating(symbol) + self._held[symbol].swap, self._margin(symbol, self._held[symbol].lots))
+            self._marks[symbol] = (
+                self._floating(symbol) + self._held[symbol].swap,
+                self._margin(symbol, self._held[symbol].lots),
+            )
         if self._held and self._margin_is_thin():
             self._stop_out()
         made = tuple(self._deals[first:])

@@ -100,7 +100,8 @@ class PaperDesk:
     def state(self, *, healthy: bool, command: int) -> AccountState:
         """Return the account as the decision step wants it."""
         money = self.money()
-        return AccountState(money.balance, money.equity, money.margin_used, healthy, command)
+        # Floats, always: a sum over no positions is the integer 0, which compiled code would be compiled again for.
+        return AccountState(float(money.balance), float(money.equity), float(money.margin_used), healthy, command)
 
     def fill(self, table: PositionTable) -> PositionTable:
         """Write the positions into the decision step's table and return it."""

@@ -26,6 +26,7 @@ class BarSeries:
         self._length_max = length_max
         self._columns = {name: np.empty(2 * length_max, dtype=kind) for name, kind in BAR_TYPES.items()}
         self._end = 0
+        self._frame: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return min(self._end, self._length_max)
@@ -37,6 +38,7 @@ class BarSeries:
 
     def append(self, bars: pd.DataFrame) -> None:
         """Add bars that follow the newest one."""
+        self._frame = None
         bars = bars.tail(self._length_max)
         if self._end + len(bars) > 2 * self._length_max:
             self._move_to_front()
@@ -52,8 +54,10 @@ class BarSeries:
 
     def frame(self) -> pd.DataFrame:
         """Return the bars; the columns are views, valid until the next :meth:`append`."""
-        part = slice(self._end - len(self), self._end)
-        return pd.DataFrame({name: column[part] for name, column in self._columns.items()}, copy=False)
+        if self._frame is None:
+            part = slice(self._end - len(self), self._end)
+            self._frame = pd.DataFrame({name: column[part] for name, column in self._columns.items()}, copy=False)
+        return self._frame
 
 
 @dataclass

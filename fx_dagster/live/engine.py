@@ -46,6 +46,7 @@ FLUSH_S = 8.0
 STATUS_S = 0.25
 BASELINE_S = 1.0
 FEED_PAUSE_S = 0.5
+_HALTED = Stage.HALT.name.lower()
 
 
 class Ending(StrEnum):
@@ -120,6 +121,7 @@ class Engine:
         self._level, self._level_reason = int(Level.UNSET), ""
         self._release: int | None = None
         self._resumed_ns = 0
+        self._halted = False
         self._asked_features: Float32 | None = None
         self._next_baseline_ns = 0
         self._next_quotes_ns = 0
@@ -188,7 +190,7 @@ class Engine:
         self._parts.step.restore(memory.decision)
         self._parts.desk.restore(memory.account)
         self._gate.restore(memory.gate)
-        self._closed_until, self._resumed_ns = memory.closed_until, memory.resumed_ns
+        self._closed_until, self._resumed_ns, self._halted = memory.closed_until, memory.resumed_ns, memory.halted
         self._counters = status.Counters(**memory.counts)
 
     def _rebuild_forming(self, opening: int, position: int) -> None:
@@ -339,6 +341,7 @@ class Engine:
             self._times.add("journal", took_ms)
 
     def _note_level(self, judged: Judgement, asked: Asked, closing: int) -> None:
+        self._halted = any(said.stage == _HALTED for said in judged.said.values())
         worst = next((said for said in judged.said.values() if said.level == judged.level), None)
         if worst is None:
             return
@@ -384,7 +387,8 @@ class Engine:
     def _resume(self, resumed_ns: int) -> None:
         """Act on ``fx resume``: a halt after a drawdown ends by a person only."""
         self._resumed_ns = resumed_ns
-        if int(self._parts.step.state.stage[0]) == Stage.HALT:
+        if self._halted:
+            self._halted = False
             self._parts.step.resume(self._parts.desk.money().equity)
         self._outbox.note("resume", None, "a person lets the account trade again", self._position)
 
@@ -426,6 +430,7 @@ class Engine:
             gate=self._gate.state(),
             closed_until=self._closed_until,
             resumed_ns=self._resumed_ns,
+            halted=self._halted,
             counts=vars(self._counters),
         )
         self._sequence += 1

@@ -15,9 +15,9 @@ from fx_dagster.backtest.costs import bar_spreads
 from fx_dagster.decision.arrays import VOTES, Float64
 from fx_dagster.decision.inputs import (
     HISTORY_BARS,
+    LONG_BARS,
     aligned,
     cross_symbol,
-    spread_medians,
     traditional_signals,
     volatilities,
 )
@@ -111,8 +111,9 @@ class Observer:
             found.votes[row] = votes(indicators, close[-1:])[0]
         short, long = volatilities(close[-HISTORY_BARS:], base)
         found.volatility_short[row], found.volatility_long[row] = short[-1], long[-1]
-        spreads = bar_spreads(bars.iloc[-HISTORY_BARS:], item)
-        found.spread_median[row] = spread_medians(spreads)[-1]
+        spreads = bar_spreads(bars.iloc[-LONG_BARS:], item)
+        # The last row of inputs.spread_medians, without the others.
+        found.spread_median[row] = np.median(spreads[-LONG_BARS:])
         features = compute_features(
             frames, self._catalogue, instrument=item, peers=peers if self._catalogue.cross_symbol else None
         )

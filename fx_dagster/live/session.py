@@ -21,6 +21,7 @@ class Memory:
         gate: state of the tick gate.
         closed_until: market time (ns UTC) up to which bars are closed.
         resumed_ns: the last ``fx resume`` that was acted upon.
+        halted: whether the drawdown halted trading until a person resumes it.
         counts: decisions, orders, deals and ticks so far.
     """
 
@@ -29,6 +30,7 @@ class Memory:
     gate: dict[str, Any]
     closed_until: int
     resumed_ns: int
+    halted: bool
     counts: dict[str, int]
 
     def pack(self) -> bytes:
@@ -40,6 +42,7 @@ class Memory:
             "gate": self.gate,
             "closed_until": self.closed_until,
             "resumed_ns": self.resumed_ns,
+            "halted": self.halted,
             "counts": self.counts,
         }
         return zlib.compress(json.dumps(body).encode(), 1)

@@ -80,12 +80,15 @@ def model_ticks(
     time = bars["time"].to_numpy()
     spread = _spread(bars, spread_points, instrument)
     bid = _path(bars).reshape(-1)
-    ask = bid + np.repeat(spread * instrument.point, 4)
+    # What is infinite in the bar becomes infinite or undefined in the ticks, on purpose.
+    with np.errstate(invalid="ignore"):
+        ask = bid + np.repeat(spread * instrument.point, 4)
+        volume = _volumes(bars["tick_volume"].to_numpy()).reshape(-1)
     return tick_frame(
         _times(time, timeframe).reshape(-1),
         bid,
         np.round(ask, instrument.digits + SPREAD_DECIMALS),
-        _volumes(bars["tick_volume"].to_numpy()).reshape(-1),
+        volume,
         np.repeat(_flags(bars), 4),
     )
 

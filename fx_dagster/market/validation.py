@@ -95,7 +95,9 @@ def split_ticks(ticks: pd.DataFrame, instrument: Instrument, settings: Validatio
     reasons.add(Reason.INCONSISTENT, (flags & int(TickFlag.IMPOSSIBLE)) != 0)
     _add_order_and_duplicates(reasons, ticks, ["time", "bid", "ask", "volume", "flags"])
     reasons.add(Reason.OUTSIDE_SESSION, ~instrument.session.may_trade(time))
-    reasons.among_good(Reason.SPREAD, lambda kept: _wide((ask - bid)[kept] / instrument.point, instrument, settings))
+    reasons.among_good(
+        Reason.SPREAD, lambda kept: _wide((ask[kept] - bid[kept]) / instrument.point, instrument, settings)
+    )
     reasons.among_good(
         Reason.SPIKE,
         lambda kept: spikes(bid[kept], _continuous(time[kept], flags[kept]), _quiet(instrument), settings),

@@ -46,7 +46,8 @@ class RandomForestModel:
             random_state=self.spec.seed,
             n_jobs=self.spec.jobs,
         )
-        self._forest = forest.fit(X, y, sample_weight=sample_weight)
+        # Threads would add up the trees' answers in any order, and the last bits of an answer with them.
+        self._forest = forest.fit(X, y, sample_weight=sample_weight).set_params(n_jobs=1)
         self._rows, self._up_share = len(y), float(np.mean(y))
         return self
 

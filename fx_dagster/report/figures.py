@@ -227,7 +227,7 @@ def latency_figure(groups: Mapping[str, ArrayLike], target_ms: float) -> Figure 
     return _styled(figure, hovermode="closest")
 
 
-_LATENCY_COLOURS = (palette.SYSTEM, palette.THIRD, palette.FOURTH, palette.MUTED)
+_LATENCY_COLOURS = (palette.SYSTEM, palette.THIRD, palette.CONTROL, palette.MUTED)
 
 
 def levels_figure(decisions: pd.DataFrame, drill: KillDrill | None) -> Figure | None:

@@ -26,7 +26,7 @@ from fx_dagster.report.summary import BacktestSummary, LiveSummary, ModelSummary
 from fx_dagster.report.words import (
     Tone,
     bar_to_clear,
-    difference,
+    decisive,
     findings,
     has_edge,
     milliseconds,
@@ -244,7 +244,7 @@ def _accuracy_tile(models: tuple[ModelSummary, ...]) -> Tile | None:
 def _backtest_tiles(backtest: BacktestSummary | None) -> list[Tile]:
     if backtest is None:
         return []
-    found = difference(backtest, "net_return")
+    found = decisive(backtest)
     tone: Tone = "neutral"
     if found is not None and settled(found):
         tone = "good" if found.value > 0 else "bad"

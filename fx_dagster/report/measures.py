@@ -19,6 +19,7 @@ DRAWDOWN_MAX = 0.10
 WIN_RATE_GAIN_MIN = 0.05
 LATENCY_MS_MAX = 100.0
 UPTIME_MIN = 0.999
+_UNSETTLED = "the interval includes zero: it may be chance"
 TRADES_MIN = 30
 """Closed trades below which ratios of trades are not judged."""
 
@@ -66,7 +67,7 @@ def _gain(backtest: BacktestSummary | None, metric: DifferenceName, name: str, g
     if value < gain_min:
         why = "below the target"
     elif not settled(found):
-        why = "the interval includes zero: it may be chance"
+        why = _UNSETTLED if found.interval else "no interval: it may be chance"
     return Measure(name=name, value=value, unit="fraction", interval=interval, target=target, met=not why, why=why)
 
 
@@ -101,7 +102,7 @@ def _win_rate(backtest: BacktestSummary | None) -> Measure:
     if found.value < WIN_RATE_GAIN_MIN:
         why = "below the target"
     elif not settled(found):
-        why = "the interval includes zero: it may be chance"
+        why = _UNSETTLED if found.interval else "no interval: it may be chance"
     return Measure(
         name=name, value=found.value, unit="points", interval=found.interval, target=target, met=not why, why=why
     )

@@ -84,3 +84,9 @@ def with_reference(document: str) -> str:
 def update_document(path: Path) -> None:
     """Renew the table in a document on disk."""
     path.write_text(with_reference(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import sys
+
+    update_document(Path(sys.argv[1]))

@@ -112,6 +112,15 @@ def difference(backtest: BacktestSummary, metric: DifferenceName) -> Difference 
     return next((found for found in backtest.differences if found.metric == metric), None)
 
 
+def decisive(backtest: BacktestSummary) -> Difference | None:
+    """Return the difference that says whether the models help: of net return or, if it has no interval, of Sharpe."""
+    found = [difference(backtest, metric) for metric in _DECISIVE]
+    return next((one for one in found if one is not None and one.interval is not None), None)
+
+
+_DECISIVE: tuple[DifferenceName, ...] = ("net_return", "sharpe")
+
+
 def settled(found: Difference | None) -> bool:
     """Whether the interval of a difference leaves zero out."""
     return found is not None and found.interval is not None and (found.interval.low > 0 or found.interval.high < 0)
@@ -155,10 +164,15 @@ def _backtest(backtest: BacktestSummary | None) -> Finding:
         f"After all costs the AI-assisted system returned {signed_percent(backtest.system.net_return)} and the "
         f"traditional control {signed_percent(backtest.control.net_return)}."
     )
-    found = difference(backtest, "net_return")
-    if found is None or found.interval is None:
-        return Finding("Backtest", f"{said} The difference has no interval, so nothing is shown.")
-    gap = f"The paired difference is {signed_points(found.value)} (95 % interval {signed_between(found.interval)})"
+    found = decisive(backtest)
+    if found is None:
+        return Finding("Backtest", f"{said} The time is too short for an interval of the difference: nothing is shown.")
+    if found.metric == "sharpe":
+        gap = f"The paired difference of their Sharpe ratios is {number(found.value, sign=True)}"
+    else:
+        gap = f"The paired difference is {signed_points(found.value)}"
+    scale, digits = (1.0, 2) if found.metric == "sharpe" else (100.0, 1)
+    gap += f" (95 % interval {signed_between(found.interval, digits, scale=scale)})"
     if not settled(found):
         return Finding("Backtest", f"{said} {gap}: it includes zero, so nothing shows that the models help or harm.")
     tone: Tone = "good" if found.value > 0 else "bad"

@@ -60,6 +60,10 @@ _CONFIGURATION: Mapping[str, str] = {
 }
 
 
+class _PasswordError(ServerError):
+    """The server runs, and knows another password than we do."""
+
+
 class PostgresServer:
     """One PostgreSQL over one data folder.
 
@@ -129,6 +133,8 @@ class PostgresServer:
         if process is None:
             raise error
         process.stop(5.0)
+        if isinstance(error, _PasswordError):
+            raise error
         raise diagnose(process.tail(60), data, self.port, self.log) or error
 
     def healthy(self, timeout_s: float = 2.0) -> bool:
@@ -162,11 +168,13 @@ def diagnose(log: str, data: Path, port: int, log_path: Path) -> ServerError | N
     return ServerError(f"PostgreSQL does not start: {line}", mend=f"its log is {log_path}") if line else None
 
 
-_CORRUPT = (
-    r"could not locate a valid checkpoint|invalid checkpoint|incorrect checksum|control file|not a valid data directory"
-    r"|not a database cluster|could not open (file|directory)|could not read file|could not find the database system"
-    r"|invalid page|missing or erroneous|contains invalid data|could not load .*pg_hba|bogus data"
-    r"|configuration file .* contains errors"
+_CORRUPT = "|".join(
+    (
+        "could not locate a valid checkpoint|invalid checkpoint|incorrect checksum|control file|not a database cluster",
+        "could not open (file|directory)|could not read file|could not find the database system|invalid page",
+        "files are incompatible with server|required WAL directory|not a valid data directory|contains invalid data",
+        "missing or erroneous|could not load .*pg_hba|bogus data|configuration file .* contains errors",
+    )
 )
 
 
@@ -330,7 +338,7 @@ def _answers(port: int, password: str, timeout_s: float = 2.0) -> bool:
             connection.execute("SELECT 1")
     except psycopg.OperationalError as error:
         if "password authentication failed" in str(error):
-            raise ServerError(
+            raise _PasswordError(
                 f"PostgreSQL at port {port} refuses the password in FX_HOME/postgres/password",
                 mend="delete that file: the next start sets a new one",
             ) from None

@@ -85,7 +85,7 @@ class Watchdog:
                 self._restart(watch, f"ended with {code}")
                 unanswered = 0
             elif time.monotonic() >= next_probe:
-                unanswered = 0 if watch.probe(watch.deadline_s) else unanswered + 1
+                unanswered = 0 if _answers(watch) else unanswered + 1
                 next_probe = time.monotonic() + watch.interval_s
                 if unanswered >= watch.failures:
                     self._restart(watch, f"left {unanswered} questions unanswered")
@@ -110,3 +110,10 @@ class Watchdog:
             else:
                 self._report(watch.name, "restarted", f"back after {time.monotonic() - began:.1f} s")
                 return
+
+
+def _answers(watch: Watch) -> bool:
+    try:
+        return watch.probe(watch.deadline_s)
+    except (FxError, OSError):
+        return False

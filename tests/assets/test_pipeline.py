@@ -15,8 +15,6 @@ def checks(result):
     return {found.check_name: found for found in result.get_asset_check_evaluations()}
 
 
-
-
 def test_every_partition_is_materialised(filled):
     expected = {f"{month}-01|EURUSD" for month in MONTHS}
     for name in ("raw_ticks", "bars", "indicators", "features", "labels"):
@@ -64,9 +62,7 @@ def test_one_month_computed_alone_equals_the_same_month_of_the_whole_run(filled,
 
 
 def test_features_are_known_before_labels_end(filled):
-    joined = filled.lake.read("features", symbol="EURUSD").merge(
-        filled.lake.read("labels", symbol="EURUSD"), on="time"
-    )
+    joined = filled.lake.read("features", symbol="EURUSD").merge(filled.lake.read("labels", symbol="EURUSD"), on="time")
     assert len(joined) > 1000
     assert (joined["end_time"] > joined["time"]).all()
 

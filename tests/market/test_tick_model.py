@@ -10,6 +10,8 @@ from fx_dagster.market.instruments import instrument
 from fx_dagster.market.schemas import TICK_SCHEMA, TickFlag, empty_bars, empty_ticks, validate
 from fx_dagster.market.tick_model import model_spread, model_ticks
 from fx_dagster.market.timeframes import MINUTE_NS, Timeframe, bar_close, bar_open
+from fx_dagster.market.validation import split_ticks
+from fx_dagster.settings import ValidationSettings
 
 BASES = [Timeframe.M1, Timeframe.M5, Timeframe.M15, Timeframe.M30, Timeframe.H1, Timeframe.H4, Timeframe.D1]
 
@@ -119,14 +121,19 @@ def test_what_is_wrong_stays_wrong_and_shows(make_bars):
             ("2017-03-15 11:00", np.nan, 1.2, 1.0, 1.1),
             ("2017-03-15 12:00", 1.1, 1.2, -1.0, 1.1),
             ("2017-03-15 13:00", 1.1, 1.2, 1.0, 1.1, 4.0, -5.0),
+            ("2017-03-15 14:00", 1.1, np.inf, -np.inf, 1.1, np.inf, np.inf),
         ]
     )
     ticks = model_ticks(bars, Timeframe.H1, None, instrument("EURUSD"))
     impossible = (ticks["flags"] & int(TickFlag.IMPOSSIBLE) != 0).to_numpy().reshape(-1, 4)
-    assert impossible.all(axis=1).tolist() == [True, True, False, False, False]
+    assert impossible.all(axis=1).tolist() == [True, True, False, False, False, False]
     assert np.isnan(ticks["bid"].to_numpy()[8:12]).any()
     assert (ticks["bid"].to_numpy()[12:16] < 0).any()
-    assert (ticks["ask"] < ticks["bid"]).to_numpy()[16:].all()
+    assert (ticks["ask"] < ticks["bid"]).to_numpy()[16:20].all()
+    assert not np.isfinite(ticks["volume"].to_numpy()[20:]).any()
+    # And all of it is found.
+    bad = split_ticks(ticks, instrument("EURUSD"), ValidationSettings()).bad
+    assert set(bad["time"] // (60 * MINUTE_NS)) == set(bars["time"] // (60 * MINUTE_NS))
 
 
 def test_no_bars_no_ticks_and_no_weeks(make_bars):

@@ -219,6 +219,36 @@ class TestBars:
         split = split_bars(pd.concat([bars, saturday], ignore_index=True), Timeframe.H1, EURUSD, RULES)
         assert reasons(split) == {"duplicate": 1, "off_grid": 1, "order": 1, "outside_session": 1}
 
+    @settings(max_examples=60, deadline=None)
+    @given(data=st.data())
+    def test_good_and_bad_are_all_rows_and_good_ones_satisfy_the_schema(self, data: st.DataObject):
+        rows = 40
+        price = walk(4 * rows).reshape(rows, 4)
+        bars = pd.DataFrame(
+            {
+                "time": ns("2017-03-15 09:00") + np.arange(rows) * HOUR_NS,
+                "open": price[:, 1],
+                "high": price.max(axis=1),
+                "low": price.min(axis=1),
+                "close": price[:, 2],
+                "tick_volume": np.arange(rows, dtype=np.float64),
+                "spread": 10.0,
+            }
+        )
+        values = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-9, 1.1, 5.0, 1e300])
+        dirt = st.tuples(st.integers(0, rows - 1), st.sampled_from(list(bars.columns[1:])), values)
+        for row, column, value in data.draw(st.lists(dirt, max_size=8)):
+            bars.loc[row, column] = value
+        moves = st.tuples(st.integers(0, rows - 1), st.integers(-50, 50))
+        for row, hours in data.draw(st.lists(moves, max_size=4)):
+            bars.loc[row, "time"] += hours * HOUR_NS
+        split = split_bars(bars, Timeframe.H1, EURUSD, RULES)
+        validate(split.good, BAR_SCHEMA)
+        assert len(split.good) + len(split.bad) == rows
+        together = pd.concat([split.good, split.bad.drop(columns="reason")]).to_numpy()
+        order = np.lexsort(together.T)
+        np.testing.assert_array_equal(together[order], bars.to_numpy()[np.lexsort(bars.to_numpy().T)])
+
     def test_weeks_and_months_too(self, sample_bars):
         bars = sample_bars.head(1).assign(time=ns("2017-01-15 22:00"))
         assert split_bars(bars, Timeframe.W1, EURUSD, RULES).bad.empty

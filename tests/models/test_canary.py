@@ -36,7 +36,7 @@ def bars(count: int, seed: int = 0) -> pd.DataFrame:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_shuffled_labels_stay_in_the_chance_band(family: str, dataset: Dataset, splits: Splits) -> None:
-    result = shuffled_labels(FAMILIES[family], dataset.spec(seed=3, threads=2), dataset, splits)
+    result = shuffled_labels(FAMILIES[family], dataset.spec(seed=3, threads=1), dataset, splits)
     assert result.passed
     assert result.kind == "shuffled_labels"
     assert result.high - result.low < 0.15
@@ -44,7 +44,7 @@ def test_shuffled_labels_stay_in_the_chance_band(family: str, dataset: Dataset, 
 
 def test_a_walk_without_signal_passes(make_dataset: Callable[..., Dataset], splits: Splits) -> None:
     noise = make_dataset(strength=0.0, seed=5)
-    assert random_walk(XGBoostModel, noise.spec(seed=3, threads=2), noise, splits).passed
+    assert random_walk(XGBoostModel, noise.spec(seed=3, threads=1), noise, splits).passed
 
 
 def test_a_recipe_that_sees_its_labels_fails(make_dataset: Callable[..., Dataset], splits: Splits) -> None:
@@ -52,7 +52,7 @@ def test_a_recipe_that_sees_its_labels_fails(make_dataset: Callable[..., Dataset
     X = noise.X.copy()
     X[:, 2] = np.where(noise.y == 1, X[:, 2] + 1, X[:, 2] - 1)
     leaking = replace(noise, X=X)
-    result = random_walk(XGBoostModel, leaking.spec(seed=3, threads=2), leaking, splits)
+    result = random_walk(XGBoostModel, leaking.spec(seed=3, threads=1), leaking, splits)
     assert not result.passed
     assert result.accuracy > result.high
     assert result.to_dict()["passed"] is False

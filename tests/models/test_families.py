@@ -17,7 +17,7 @@ from fx_dagster.models.protocol import Model, ModelArtifact
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def model(request: pytest.FixtureRequest, dataset: Dataset) -> Model:
-    return FAMILIES[request.param](dataset.spec(seed=3, threads=2)).fit(dataset.X, dataset.y)
+    return FAMILIES[request.param](dataset.spec(seed=3, threads=1)).fit(dataset.X, dataset.y)
 
 
 def test_probabilities_find_the_planted_signal(model: Model, dataset: Dataset) -> None:

@@ -43,7 +43,7 @@ def test_no_usable_model_is_an_error_with_its_reason() -> None:
 
 def test_other_features_are_refused_and_the_first_difference_is_named() -> None:
     require_same_features(release=3, trained_hash="a", live_hash="a")
-    with pytest.raises(FeatureMismatchError, match="release 3 .* first difference: 'rsi' in the release, 'macd' here"):
+    with pytest.raises(FeatureMismatchError, match=r"release 3 .* first difference: 'rsi' in the release, 'macd' here"):
         require_same_features(
             release=3, trained_hash="a", live_hash="b", trained_names=("atr", "rsi"), live_names=("atr", "macd")
         )

@@ -1,4 +1,4 @@
-"""A plausible run to report on: real EURUSD bars where they are installed, trades and decisions by simple seeded rules."""
+"""A plausible run to report on: the real EURUSD bars of 2017, with trades and decisions by simple seeded rules."""
 
 import importlib.util
 from datetime import UTC, datetime, timedelta
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from fx_dagster.models.evaluate import Judged, Metrics, evaluate
 from fx_dagster.report.inputs import ReportInputs
 from fx_dagster.report.measures import success_measures
-from fx_dagster.report.statistics import summarise_latency, summarise_model, wilson_accuracy
+from fx_dagster.report.sessions import summarise_live
+from fx_dagster.report.statistics import summarise_model, wilson_accuracy
 from fx_dagster.report.summary import (
     BacktestSummary,
     CheckOutcome,
@@ -18,14 +20,12 @@ from fx_dagster.report.summary import (
     DataSummary,
     Difference,
     Interval,
-    KillDrill,
     LiveSummary,
     Performance,
     Places,
     Step,
     Summary,
     Versions,
-    level_counts,
     package_versions,
 )
 
@@ -33,10 +33,37 @@ SEED = 7
 HORIZON = 12
 
 
+@pytest.fixture(scope="session")
+def inputs() -> ReportInputs:
+    """A whole report's inputs."""
+    return scene(Path("/reports/2026-11-23T12-02-10"))
+
+
+@pytest.fixture(scope="session")
+def summary(inputs: ReportInputs) -> Summary:
+    """Its summary."""
+    return inputs.summary
+
+
+@pytest.fixture(scope="session")
+def empty_inputs(summary: Summary) -> ReportInputs:
+    """A run that got nowhere: no trades, no models, no live session, no checks."""
+    bare = Summary(
+        created=summary.created,
+        data=DataSummary(source="sample", symbols=(), base_timeframe="H1", ticks_modelled=True),
+        checks=ChecksSummary.of([]),
+        measures=success_measures((), None, None),
+        versions=Versions(feature_hash=""),
+        places=summary.places,
+    )
+    return ReportInputs(summary=bare)
+
+
 def eurusd_bars() -> pd.DataFrame:
     """Read the real EURUSD H1 bars of 2017 that ship inside gym-anytrading."""
     spec = importlib.util.find_spec("gym_anytrading")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     path = Path(spec.origin).parent / "datasets" / "data" / "FOREX_EURUSD_1H_ASK.csv"
     raw = pd.read_csv(path)
     time = pd.to_datetime(raw["Time"], format="%d.%m.%Y %H:%M:%S.%f", utc=True).dt.tz_localize(None).dt.as_unit("ns")
@@ -123,54 +150,48 @@ def decisions_of(bars: pd.DataFrame, start: datetime, n: int, killed_s: float, r
             "bar_time": bars["time"].to_numpy()[-n:],
             "symbol": "EURUSD",
             "level": np.where(down, 3, 2),
-            "level_reason": np.where(~down, "deep models absent", np.where(after < killed_s + 3, "models unreachable", "recovering")),
+            "level_reason": np.where(
+                ~down, "deep models absent", np.where(after < killed_s + 3, "models unreachable", "recovering")
+            ),
             "latency_total_ms": waits + np.nan_to_num(model, nan=0.4),
             "latency_model_ms": model,
         }
     )
 
 
-def drill_of(decisions: pd.DataFrame, start: datetime, killed_s: float, back_s: float) -> KillDrill:
-    """Find the drill's moments in the decisions."""
-    killed = start + timedelta(seconds=killed_s)
-    later = decisions[decisions["decided_wall_ns"] > killed.timestamp() * 1e9]
-    lower = later[later["level"] > 2].iloc[0]
-    back = later[(later["level"] == 2) & (later["decided_wall_ns"] > lower["decided_wall_ns"])].iloc[0]
-    return KillDrill(
-        killed_at=killed,
-        lower_at=datetime.fromtimestamp(lower["decided_wall_ns"] / 1e9, UTC),
-        lower_level=int(lower["level"]),
-        lower_latency_ms=float(lower["latency_total_ms"]),
-        server_back_at=killed + timedelta(seconds=back_s),
-        level_back_at=datetime.fromtimestamp(back["decided_wall_ns"] / 1e9, UTC),
-    )
-
-
-def live_of(decisions: pd.DataFrame, drill: KillDrill, start: datetime, bare_ms: np.ndarray) -> LiveSummary:
-    return LiveSummary(
+def live_of(decisions: pd.DataFrame, start: datetime, bare_ms: np.ndarray) -> LiveSummary:
+    """Summarise the session with Triton killed at 41 s."""
+    killed = start + timedelta(seconds=41.0)
+    return summarise_live(
+        decisions,
         start=start,
         end=start + timedelta(seconds=92),
+        ticks=len(decisions) * 4,
         market_start=datetime(2017, 12, 1, tzinfo=UTC),
         market_end=datetime(2017, 12, 29, 21, tzinfo=UTC),
-        ticks=len(decisions) * 4,
-        decisions=len(decisions),
-        levels=level_counts(list(decisions["level"]), list(decisions["level_reason"])),
+        bare_call_ms=tuple(bare_ms),
         trades=9,
         net_return=-0.0031,
-        end_to_end=summarise_latency(decisions["latency_total_ms"]),
-        model_call=summarise_latency(decisions["latency_model_ms"]),
-        bare_call=summarise_latency(bare_ms),
         uptime=1.0,
-        kill_drill=drill,
+        killed_at=killed,
+        server_back_at=killed + timedelta(seconds=2.3),
     )
 
 
 def checks_scene() -> ChecksSummary:
     names = ("ticks_in_order", "spread_in_band", "no_look_ahead", "agree_with_ticks", "no_gaps", "finite", "in_range")
     assets = ("ticks", "bars", "indicators", "features")
-    results = [CheckOutcome(asset=asset, name=name, outcome="passed", symbol="EURUSD") for asset in assets for name in names]
+    results = [
+        CheckOutcome(asset=asset, name=name, outcome="passed", symbol="EURUSD") for asset in assets for name in names
+    ]
     results.append(
-        CheckOutcome(asset="bars", name="gaps", outcome="warned", symbol="EURUSD", detail="2 gaps inside sessions, longest 9 bars")
+        CheckOutcome(
+            asset="bars",
+            name="gaps",
+            outcome="warned",
+            symbol="EURUSD",
+            detail="2 gaps inside sessions, longest 9 bars",
+        )
     )
     return ChecksSummary.of(results)
 
@@ -186,7 +207,7 @@ def scene(tmp: Path) -> ReportInputs:
     bare = 0.9 + np.random.default_rng(5).lognormal(-1.2, 0.5, 400)
     models = tuple(summarise_model(name, judged) for name, judged in metrics.items())
     backtest = backtest_scene(bars, equity, system, control)
-    live = live_of(decisions, drill_of(decisions, start, 41.0, 2.3), start, bare)
+    live = live_of(decisions, start, bare)
     summary = Summary(
         created=start + timedelta(seconds=130),
         data=data_scene(bars),
@@ -195,16 +216,21 @@ def scene(tmp: Path) -> ReportInputs:
         backtest=backtest,
         live=live,
         measures=success_measures(models, backtest, live),
-        versions=Versions(release=3, feature_hash="9f3c1ab2" * 8, python="3.11.9", triton="2.51.0", packages=package_versions()),
-        timings=(Step(name="servers", seconds=4.1), Step(name="market data", seconds=21.0), Step(name="models", seconds=48.3),
-                 Step(name="backtest", seconds=12.4), Step(name="live session", seconds=92.0)),
+        versions=Versions(
+            release=3, feature_hash="9f3c1ab2" * 8, python="3.11.9", triton="2.51.0", packages=package_versions()
+        ),
+        timings=tuple(
+            Step(name=name, seconds=took)
+            for name, took in {"servers": 4.1, "market data": 21, "models": 48, "backtest": 12, "live": 92}.items()
+        ),
         places=Places(folder=str(tmp), html=str(tmp / "report.html"), ui_command="fx up"),
     )  # fmt: skip
     rng = np.random.default_rng(6)
-    names = [f"{name}_{timeframe}" for name in ("rsi_14", "macd_histogram", "bollinger_position", "atr_ratio", "vwap_distance", "sma_50_distance")
-             for timeframe in ("h1", "h4", "d1")]  # fmt: skip
+    families = ("rsi_14", "macd_histogram", "bollinger_position", "atr_ratio", "vwap_distance", "sma_50_distance")
+    names = [f"{family}_{timeframe}" for family in families for timeframe in ("h1", "h4", "d1")]
     importance = pd.DataFrame(
-        [(model, name, float(rng.gamma(1.2))) for model in metrics for name in names], columns=["model", "feature", "importance"]
+        [(model, name, float(rng.gamma(1.2))) for model in metrics for name in names],
+        columns=["model", "feature", "importance"],
     )
     return ReportInputs(
         summary=summary, equity=equity, bars={"EURUSD": bars}, trades=system, importance=importance, metrics=metrics,
@@ -214,8 +240,7 @@ def scene(tmp: Path) -> ReportInputs:
 
 def data_scene(bars: pd.DataFrame) -> DataSummary:
     first, last = (datetime.fromtimestamp(int(bars["time"].iloc[row]) / 1e9, UTC) for row in (0, -1))
-    rows = {"ticks": 4 * len(bars), "bars/H1": len(bars), "bars/H4": 1_560, "bars/D1": 260, "bars/W1": 52, "bars/MN1": 12,
-            "indicators/H1": len(bars), "features": len(bars) - 600, "labels": len(bars) - 612}  # fmt: skip
+    rows = {"ticks": 4 * len(bars), "bars/H1": len(bars), "bars/H4": 1_560, "bars/D1": 260, "features": len(bars) - 600}
     return DataSummary(
         source="sample", symbols=("EURUSD",), base_timeframe="H1", ticks_modelled=True, start=first,
         end=last + timedelta(hours=1), rows=rows, quarantined={"duplicate": 2, "spike": 1},

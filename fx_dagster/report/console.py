@@ -32,12 +32,9 @@ def summary_lines(summary: Summary) -> list[Line]:
     return lines
 
 
-def summary_text(summary: Summary) -> Text:
-    """Return the summary as rich text; print it with ``soft_wrap=True``."""
-    text = Text()
-    for style, line in summary_lines(summary):
-        text.append(line + "\n", style=RICH_STYLES[style])
-    return text
+def summary_renderables(summary: Summary) -> list[Text]:
+    """Return the summary as rich lines; print them with ``soft_wrap=True``, so that long paths stay whole."""
+    return [Text(line, style=RICH_STYLES[style]) for style, line in summary_lines(summary)]
 
 
 def _title(summary: Summary) -> list[Line]:
