@@ -1,4 +1,4 @@
-"""What is computed: Dagster assets and their checks, from raw ticks to the backtest. Read from top to bottom: the pipeline."""
+"""What is computed: Dagster assets and their checks, from raw ticks to the backtest."""
 
 import warnings
 

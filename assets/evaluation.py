@@ -66,7 +66,7 @@ def compare_with_control(
         start=int(history.market.time[0]),
         end=int(bar_close(history.market.time[-1:], history.timeframe)[0]),
         currency=settings.risk.account_currency,
-        decisions=int(history.market.has_bar.sum()),
+        decisions=int(history.market.inputs["active"].sum()),
         seed=settings.training.seed,
     )
     return system, control, summary
@@ -77,7 +77,8 @@ def _predictions(lake: Lake) -> pd.DataFrame:
     absent = [name for name, table in zip(MODEL_ASSETS, tables, strict=True) if table.empty]
     if absent:
         raise DataError(
-            f"the lake has no out-of-fold predictions of {', '.join(absent)}", mend="train first: fx demo, or training_job"
+            f"the lake has no out-of-fold predictions of {', '.join(absent)}",
+            mend="train first: training_job on Dagster's page, or fx demo",
         )
     joined = tables[0]
     for table in tables[1:]:
@@ -93,8 +94,8 @@ def _predictions(lake: Lake) -> pd.DataFrame:
     description="""The live decision step, replayed over history with costs: AI-assisted beside the traditional control.
 
 Models answer out of fold only: every prediction is by a model that had not seen the row. Fills are at the next bar's
-open with its spread, slippage and commission; stops and targets inside the bar in the tick model's order. The holdout is
-not part of it.""",
+open with its spread, slippage and commission; stops and targets inside the bar in the tick model's order. The holdout
+is not part of it.""",
 )
 def backtest(market: MarketResource, lake: LakeResource, settings: SettingsResource) -> dg.MaterializeResult:
     """Replay twice over the same bars, store equity, trades and decisions, and compare."""

@@ -82,7 +82,7 @@ def _load_month(
     backfill_policy=dg.BackfillPolicy.single_run(),
     deps=[raw_ticks],
     automation_condition=dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed(),
-    description="""Bid bars of M1 to MN1, no finer than the source: ticks → base timeframe once, everything else from it.
+    description="""Bid bars of M1 to MN1, no finer than the source: ticks → base timeframe, all else from it.
 
 H4 and longer follow the trading day, which turns at 17:00 New York. A bar belongs to the month in which it closes, and
 only closed bars are written. `spread` is the mean in points; `tick_volume` counts ticks.""",

@@ -44,7 +44,7 @@ def release(
     holdout = split(dataset, shape, chosen).holdout
     sample = dataset.X[holdout.test] if holdout else dataset.X
     manifest = repository.build(
-        releases.next_version(),
+        releases.next_version(above=max(repository.versions(), default=0)),
         artifacts,
         sample,
         metrics={artifact.name: dict(artifact.card.metrics) for artifact in artifacts},

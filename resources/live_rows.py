@@ -255,7 +255,11 @@ def _loaded_intent(row: tuple[Any, ...]) -> OrderIntent:
 
 async def read_kill_switch(connection: Connection, account: str) -> KillSwitch:
     """Return the account's switch; one that nobody ever touched is open."""
-    cursor = await connection.execute("SELECT engaged, flatten, reason FROM kill_switch WHERE account = %s", (account,))
+    cursor = await connection.execute(
+        "SELECT engaged, flatten, reason, coalesce((extract(epoch FROM resumed_at) * 1000000)::bigint, 0) * 1000"
+        " FROM kill_switch WHERE account = %s",
+        (account,),
+    )
     row = await cursor.fetchone()
     return KillSwitch(*row) if row else KillSwitch()
 

@@ -234,11 +234,27 @@ class TritonAdmin:
             raise self._away(error) from error
         return sorted({model.name for model in index.models if model.state == "READY"})
 
+    def version(self) -> str:
+        """Return the server's version.
+
+        Raises:
+            ServerError: the server does not answer.
+        """
+        try:
+            return str(self._client.get_server_metadata(client_timeout=5.0).version)
+        except InferenceServerException as error:
+            raise self._away(error) from error
+
     def close(self) -> None:
         """Release the connection."""
         self._client.close()
 
     def _away(self, error: InferenceServerException) -> ServerError:
+        if "restricted" in str(error.message()):
+            return ServerError(
+                f"Triton at {self.url} does not take this secret: {error.message()}",
+                mend="it was started anew, or by another FX_HOME: try again, or start it again with fx up",
+            )
         return ServerError(f"Triton at {self.url}: {error.message()}", mend="fx status shows the servers")
 
 

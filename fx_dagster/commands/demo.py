@@ -87,9 +87,8 @@ def demo_settings(source: str, data: Path | None, symbols: str, home: Path | Non
 
     overrides = {"FX_LIVE_ACCOUNT": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"}
     overrides |= source_overrides(source, data, symbols, home)
-    # A minute of health before the level rises, and a beat in ten seconds, are right for a day, not for a minute.
-    for name, value in (("FX_LIVE_RECOVER_AFTER_S", "5"), ("FX_LIVE_HEARTBEAT_S", "3")):
-        overrides[name] = os.environ.get(name, value)
+    # A beat in ten seconds is right for a day, not for a minute.
+    overrides["FX_LIVE_HEARTBEAT_S"] = os.environ.get("FX_LIVE_HEARTBEAT_S", "3")
     return load_settings(overrides)
 
 
@@ -142,7 +141,7 @@ def _run(settings: "Settings", market: "MarketSource", stopwatch: Stopwatch, *, 
             with stopwatch.time("live session"):
                 outcome: LiveOutcome = watch_session(children, group, kill_triton=kill_triton)
             with stopwatch.time("report"), console.step("Writing the report") as step:
-                summary = write_report(children, market, pipeline.checks(), outcome, stopwatch.seconds, group)
+                summary = write_report(children, market, pipeline.checks(), outcome, stopwatch.seconds)
                 step.result = summary.places.html
     finally:
         with console.step("Ending the servers"):
@@ -168,9 +167,10 @@ def _group(settings: "Settings", on_dagster: "Callable[[Settings], None]") -> "S
 
 
 def _conclude(summary: "Summary", *, as_json: bool) -> None:
-    from fx_dagster.report.console_summary import summary_text
+    from fx_dagster.report.console import summary_renderables
 
     if as_json:
         console.print_json(summary.model_dump(mode="json"))
-    else:
-        console.out.print(summary_text(summary), soft_wrap=True)
+        return
+    for part in summary_renderables(summary):
+        console.out.print(part, soft_wrap=True)

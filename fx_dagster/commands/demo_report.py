@@ -1,5 +1,6 @@
 """Puts together what the demo found: the summary, and the report for a browser."""
 
+import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ from assets.evaluation import SUMMARY
 from assets.lake_frames import query_table
 from assets.models import MODEL_ASSETS
 from fx_dagster.commands.live_watch import LiveOutcome
+from fx_dagster.errors import ServerError
 from fx_dagster.market.source import MarketSource
 from fx_dagster.models.evaluate import Metrics
 from fx_dagster.models.release import ReleaseManifest
@@ -16,19 +18,18 @@ from fx_dagster.report.backtests import utc
 from fx_dagster.report.files import publish, report_folder
 from fx_dagster.report.inputs import ReportInputs
 from fx_dagster.report.measures import success_measures
-from fx_dagster.report.statistics import summarise_latency, summarise_model
+from fx_dagster.report.sessions import summarise_live
+from fx_dagster.report.statistics import summarise_model
 from fx_dagster.report.summary import (
     BacktestSummary,
     CheckOutcome,
     ChecksSummary,
     DataSummary,
-    KillDrill,
     LiveSummary,
     Places,
     Step,
     Summary,
     Versions,
-    level_counts,
     package_versions,
 )
 from fx_dagster.settings import Settings, variables
@@ -36,7 +37,7 @@ from resources import dagster_runs
 from resources.lake import Lake
 from resources.live_store import LiveStore
 from resources.releases import ReleaseStore
-from resources.servers.group import ServerGroup
+from resources.triton import TritonAdmin
 
 UI_COMMAND = "fx up"
 TABLES = ("ticks", "bars", "indicators", "features", "labels")
@@ -48,7 +49,6 @@ def write_report(
     checks: Sequence[dagster_runs.CheckOutcome],
     outcome: LiveOutcome,
     seconds: Mapping[str, float],
-    group: ServerGroup,
 ) -> Summary:
     """Write summary.json and report.html, switch ``latest`` to them and return the summary."""
     lake = Lake(settings.lake_url)
@@ -73,7 +73,7 @@ def write_report(
         backtest=backtest,
         live=live,
         measures=success_measures(models, backtest, live),
-        versions=_versions(manifest, group),
+        versions=_versions(manifest, settings),
         timings=tuple(Step(name=name, seconds=value) for name, value in seconds.items()),
         places=Places(folder="", html="", ui_command=UI_COMMAND, ui_url=""),
     )
@@ -143,58 +143,40 @@ def _live(
     equity = store.equity(session.session_id)
     deals = store.deals(session.session_id)
     status = store.status(settings.live.account)
-    found = status.status if status else {}
-    begin = settings.risk.initial_balance
-    return LiveSummary(
+    return summarise_live(
+        decisions,
         start=session.started_at,
         end=session.finished_at or session.updated_at,
         market_start=utc(session.replay_start),
         market_end=utc(session.clock),
-        ticks=int(found.get("ticks", 0)),
-        decisions=len(decisions),
-        levels=level_counts(decisions["level"].tolist(), decisions["level_reason"].tolist()),
+        ticks=int(status.status.get("ticks", 0)) if status else 0,
+        bare_call_ms=tuple(baselines["latency_ms"].astype(float)),
         trades=int(deals["closing"].sum()) if len(deals) else 0,
-        net_return=float(equity["equity"].iloc[-1] / begin - 1) if len(equity) else None,
-        end_to_end=summarise_latency(decisions["latency_total_ms"]),
-        model_call=summarise_latency(decisions["latency_model_ms"].dropna().astype(float)),
-        bare_call=summarise_latency(baselines["latency_ms"]),
-        uptime=found.get("uptime"),
-        kill_drill=_drill(outcome, decisions),
-    )
-
-
-def _drill(outcome: LiveOutcome, decisions: pd.DataFrame) -> KillDrill | None:
-    """Say what the decisions after the kill were; None if nothing was killed."""
-    if outcome.killed_at is None:
-        return None
-    killed_ns = int(outcome.killed_at.timestamp() * 1e9)
-    after = decisions[decisions["decided_wall_ns"] > killed_ns]
-    before = decisions[decisions["decided_wall_ns"] <= killed_ns]
-    usual = int(before["level"].iloc[-1]) if len(before) else 0
-    lower = after[after["level"] > usual].head(1)
-    back = after[(after["level"] <= usual) & (after["decided_wall_ns"] > lower["decided_wall_ns"].min())].head(1)
-    return KillDrill(
+        net_return=float(equity["equity"].iloc[-1] / settings.risk.initial_balance - 1) if len(equity) else None,
         killed_at=outcome.killed_at,
-        lower_at=_at(lower),
-        lower_level=int(lower["level"].iloc[0]) if len(lower) else None,
-        lower_latency_ms=float(lower["latency_total_ms"].iloc[0]) if len(lower) else None,
         server_back_at=outcome.server_back_at,
-        level_back_at=_at(back),
     )
 
 
-def _at(rows: pd.DataFrame) -> datetime | None:
-    return utc(int(rows["decided_wall_ns"].iloc[0])) if len(rows) else None
+def _triton_version(settings: Settings) -> str:
+    if not settings.triton.url:
+        return ""
+    admin = TritonAdmin(settings.triton.url)
+    try:
+        return admin.version()
+    except ServerError:
+        return ""
+    finally:
+        admin.close()
 
 
-def _versions(manifest: ReleaseManifest | None, group: ServerGroup) -> Versions:
-    import platform
+def _versions(manifest: ReleaseManifest | None, settings: Settings) -> Versions:
 
     return Versions(
         release=manifest.version if manifest else None,
         feature_hash=manifest.feature_hash if manifest else "",
         python=platform.python_version(),
-        triton=group.triton.version if group.triton is not None else "",
+        triton=_triton_version(settings),
         packages=package_versions(),
     )
 

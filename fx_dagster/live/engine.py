@@ -175,10 +175,9 @@ class Engine:
         if session.snapshot is not None:
             self._remember(unpack(session.snapshot))
         self._parts.step.warm_up()
-        opening = self._book.opening_of(session.position)
-        self._book.load(self._feed, opening)
-        if opening < session.position:
-            self._rebuild_forming(opening, session.position)
+        self._book.load(self._feed, self._closed_until)
+        if self._closed_until < session.position:
+            self._rebuild_forming(session.position)
         await self._warm_up()
         self._outbox.settle(session.unsettled, session.position)
         self._feed.start(session.position, session.clock)
@@ -193,9 +192,10 @@ class Engine:
         self._closed_until, self._resumed_ns, self._halted = memory.closed_until, memory.resumed_ns, memory.halted
         self._counters = status.Counters(**memory.counts)
 
-    def _rebuild_forming(self, opening: int, position: int) -> None:
-        """Give the forming bar the ticks that were taken before the checkpoint: the account knows them already."""
-        ticks = TickGate(self._info.symbols).check(self._feed.ticks(opening, position), closed_until=opening)
+    def _rebuild_forming(self, position: int) -> None:
+        """Give the bar that was forming its ticks before the checkpoint again: the account knows them already."""
+        raw = self._feed.ticks(self._closed_until, position)
+        ticks = TickGate(self._info.symbols).check(raw, closed_until=self._closed_until)
         if len(ticks):
             self._book.add(ticks)
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from fx_dagster.errors import FxError
@@ -99,6 +100,7 @@ def write_text(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         raise FxError(f"{path}: {error.strerror}", mend="free space, or set FX_HOME elsewhere") from None
     return path

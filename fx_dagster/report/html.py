@@ -7,8 +7,9 @@ the page's own content security policy, so that text which slips into the page c
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ from fx_dagster.report.words import (
 CHARTS_MAX = 8
 """Symbols whose price chart is on the page, the most traded first."""
 
-CHECKS_OPEN_MAX = 12
-"""Checks beyond which the list is folded."""
+ROWS_OPEN_MAX = 12
+"""Checks, or tables of the lake, beyond which their list is folded."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,15 @@ def render_html(inputs: ReportInputs) -> str:
         created=minute(summary.created),
         span=f"{minute(summary.data.start)} to {minute(summary.data.end)} UTC" if summary.data.start else "no data",
         total=seconds(summary.total_s),
-        findings=findings(summary),
+        findings=[replace(found, text=_unbroken(found.text)) for found in findings(summary)],
         tiles=_tiles(summary),
         charts=_charts(inputs),
         prices=_price_charts(inputs),
         prices_left_out=max(0, len(inputs.bars) - CHARTS_MAX),
         tables=_tables(inputs),
-        checks_open=len(summary.checks.results) <= CHECKS_OPEN_MAX,
+        checks_open=len(summary.checks.results) <= ROWS_OPEN_MAX,
+        rows_open=len(summary.data.rows) <= ROWS_OPEN_MAX,
+        rows_total=sum(summary.data.rows.values()),
         style=Markup(environment.get_template("report.css.j2").render(pairs=palette.PAIRS)),  # noqa: S704 - our own file
         pairs=_embedded(json.dumps([list(pair) for pair in palette.PAIRS.values()])),
         scripts=scripts,
@@ -101,6 +104,11 @@ def _title(summary: Summary) -> str:
     symbols = summary.data.symbols
     shown = ", ".join(symbols[:6]) + (f" and {len(symbols) - 6} more" if len(symbols) > 6 else "")
     return f"{shown or 'No symbols'} · {summary.data.base_timeframe}"
+
+
+def _unbroken(text: str) -> str:
+    """Keep numbers and their units on one line."""
+    return re.sub(r"(?<=\d) (?=(%|ms|s|min|points)(\W|$))", "\u00a0", text)
 
 
 def _plotly_js() -> Markup:
@@ -227,7 +235,7 @@ def _tables(inputs: ReportInputs) -> dict[str, tables.Table | None]:
 def _tiles(summary: Summary) -> list[Tile]:
     tiles = [_accuracy_tile(summary.models), *_backtest_tiles(summary.backtest), *_live_tiles(summary.live)]
     checks = summary.checks
-    tone: Tone = "bad" if checks.failed else "good"
+    tone: Tone = "bad" if checks.failed or not checks.passed else "good"
     beside = f"{checks.warned:,} warned, {checks.failed:,} failed"
     return [*(tile for tile in tiles if tile), Tile("Checks passed", f"{checks.passed:,}", beside, tone)]
 

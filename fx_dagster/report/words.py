@@ -224,7 +224,7 @@ def _checks(summary: Summary) -> Finding:
 
 def _data(summary: Summary) -> Finding:
     data = summary.data
-    symbols = data.symbols[0] if len(data.symbols) == 1 else f"{len(data.symbols)} symbols"
+    symbols = ", ".join(data.symbols) if len(data.symbols) < 2 else f"{len(data.symbols)} symbols"
     bad = sum(data.quarantined.values())
     text = f"{symbols or 'No symbol'} in {data.base_timeframe} from the source {data.source}"
     if data.start and data.end:

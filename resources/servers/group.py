@@ -426,6 +426,14 @@ def _lives(candidate: psutil.Process) -> bool:
         return False
 
 
+def _ends(candidate: psutil.Process, timeout_s: float) -> bool:
+    """Wait for the end of a process that need not be our child; a zombie, which its parent ignores, has ended."""
+    deadline = time.monotonic() + timeout_s
+    while _lives(candidate) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return not _lives(candidate)
+
+
 def _host_port(server: object) -> str:
     port = getattr(server, "port", 0)
     return f"127.0.0.1:{port}" if port else ""
@@ -446,15 +454,12 @@ def end_servers(settings: Settings, timeout_s: float = 20.0) -> str:
     try:
         owner = psutil.Process(pid)
         owner.terminate()
-        owner.wait(timeout_s)
+        if not _ends(owner, timeout_s):
+            owner.kill()  # its warden ends what it leaves behind
     except psutil.NoSuchProcess:
         return who
     except psutil.AccessDenied as error:
         raise ServerError(f"{who} belongs to another user", mend="end it as that user") from error
-    except psutil.TimeoutExpired:
-        owner.kill()  # its warden ends what it leaves behind
-        owner.wait(5.0)
-    deadline = time.monotonic() + 10.0
-    while lock.holder_pid() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    if not _ends(owner, 5.0):
+        raise ServerError(f"{who} does not end", mend=f"end it by hand: kill -9 {pid}")
     return who

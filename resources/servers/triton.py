@@ -8,6 +8,7 @@ asks for a secret that changes at every start and is kept in ``FX_HOME/run``, re
 import contextlib
 import os
 import platform
+import re
 import secrets
 import shutil
 import sys
@@ -32,6 +33,11 @@ GLIBC_MIN = (2, 35)
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
 SHARED_MEMORY_PREFIX = "fx_triton_"
 SCRATCH_PARENT = "/tmp"  # noqa: S108 - mkdtemp makes a private folder; TMPDIR may have a space in it
+LOG_LINES = 1_000
+"""Read back after a failed start; the usage that Triton prints for an unknown option has 400."""
+
+_ERROR_LINE = re.compile(r"^E\d{4} |^(error|Error|failed|Unexpected)|unrecognized option|: error")
+_STAMP = re.compile(r"^E\d{4} \S+ \d+ \S+\] ")
 SCRATCH_PREFIX = "fx-triton-"
 
 
@@ -121,9 +127,10 @@ class TritonServer:
         self.log.chmod(0o600)
         try:
             wait_until(self.healthy, self.process, timeout_s=chosen.start_timeout_s, stop=stop)
-        except ServerError:
+        except ServerError as error:
+            line = _telling_line(self.process.tail(LOG_LINES))
             self.stop()
-            raise
+            raise ServerError(f"{error.args[0]}: {line}" if line else error.args[0], mend=error.mend) from error
         write_secret(self._settings, self.secret)
 
     def healthy(self, timeout_s: float = 1.0) -> bool:
@@ -189,6 +196,12 @@ class TritonServer:
             "--exit-timeout-secs=5",
             "--log-verbose=0",
         ]
+
+
+def _telling_line(log: str) -> str:
+    """Return the last line of Triton's log that names an error; empty: none does."""
+    lines = [line.strip() for line in log.splitlines() if _ERROR_LINE.search(line)]
+    return _STAMP.sub("", lines[-1]) if lines else ""
 
 
 def answers(url: str, timeout_s: float = 1.0) -> bool:

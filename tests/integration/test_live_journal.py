@@ -220,7 +220,8 @@ def test_an_overtaken_engine_is_fenced_by_its_heartbeat_too(url: str) -> None:
                 connection.execute("UPDATE live_account SET epoch = epoch + 1")
                 connection.execute(
                     "INSERT INTO live_status (account, session_id, epoch, pid, host, status)"
-                    " VALUES ('paper', %s, %s, 1, 'h', '{}') ON CONFLICT (account) DO UPDATE SET epoch = excluded.epoch",
+                    " VALUES ('paper', %s, %s, 1, 'h', '{}')"
+                    " ON CONFLICT (account) DO UPDATE SET epoch = excluded.epoch",
                     (first.session.session_id, first.epoch + 1),
                 )
             first.beat({"state": "running"})
@@ -280,16 +281,13 @@ def test_a_lost_connection_is_mended_and_nothing_is_lost_or_doubled(url: str) ->
 
 
 def test_while_the_server_refuses_the_journal_says_so_and_recovers(url: str) -> None:
-    base, _, rest = url.partition("@/")
-    name = rest.partition("?")[0]
+    server, _, name = url.replace("+psycopg2", "").rpartition("/")
 
     def allow(yes: bool) -> None:
-        with psycopg.connect(url.replace("+psycopg2", "").replace(f"@/{name}", "@/postgres"), autocommit=True) as other:
-            other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {'true' if yes else 'false'}")
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as other:
+            other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {'true' if yes else 'false'}".encode())
             if not yes:
                 other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-
-    assert base
 
     async def work() -> None:
         async with opened(url) as journal:

@@ -28,14 +28,14 @@ def test_a_file_changed_after_it_was_applied_is_refused(database_url: str, tmp_p
     file.write_text("CREATE TABLE a (x int);")
     migrate(database_url, folder=tmp_path)
     file.write_text("CREATE TABLE a (x bigint);")
-    with pytest.raises(ServerError, match="010_a.sql was changed"):
+    with pytest.raises(ServerError, match=r"010_a\.sql was changed"):
         migrate(database_url, folder=tmp_path)
 
 
 def test_a_file_that_fails_leaves_nothing(database_url: str, tmp_path: Path) -> None:
     (tmp_path / "010_a.sql").write_text("CREATE TABLE a (x int);")
     (tmp_path / "020_b.sql").write_text("CREATE TABLE b (x int); SELECT nonsense;")
-    with pytest.raises(ServerError, match="020_b.sql fails"):
+    with pytest.raises(ServerError, match=r"020_b\.sql fails"):
         migrate(database_url, folder=tmp_path)
     with connect(database_url) as connection:
         assert connection.execute("SELECT to_regclass('fx.a'), to_regclass('fx.b')").fetchone() == (None, None)

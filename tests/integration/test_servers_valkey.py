@@ -36,11 +36,11 @@ def test_bounded_private_and_on_loopback(server: ValkeyServer) -> None:
     assert [one.port for one in require_loopback_only([psutil.Process(server.process.pid)])] == [server.port]
     assert server.url not in " ".join(psutil.Process(server.process.pid).cmdline())
     with Redis.from_url(server.url) as client:
-        for key in range(20_000):
-            client.set(f"key{key}", b"x" * 1000)
+        for key in range(400):
+            client.set(f"key{key}", b"x" * 50_000)
         assert int(client.info("memory")["used_memory"]) <= 8 * 1024**2
         assert client.get("key0") is None
-        assert client.get("key19999") is not None
+        assert client.get("key399") is not None
     with Redis(host="127.0.0.1", port=server.port) as stranger, pytest.raises(AuthenticationError):
         stranger.ping()
 
@@ -58,7 +58,8 @@ def test_kill_9_and_back_on_the_same_port_with_the_same_url(server: ValkeyServer
 
 def test_configuration_is_private(server: ValkeyServer) -> None:
     assert server.process is not None
-    (path,) = (Path(part) for part in psutil.Process(server.process.pid).cmdline() if part.endswith("valkey.conf"))
+    path = Path(psutil.Process(server.process.pid).cwd()) / "valkey.conf"
+    assert "requirepass" in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

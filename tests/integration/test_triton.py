@@ -152,6 +152,16 @@ class TestAnswers:
         expected = np.column_stack([model.predict(X[:200]) for model in bench.fitted])
         assert np.abs(found - expected).max() <= TOLERANCE
 
+    def test_no_call_of_a_long_row_of_calls_is_stalled(self, bench: Bench) -> None:
+        """With a queue policy, Triton's batcher loses a wake-up once in 300 calls and answers 500 ms later."""
+
+        async def question(service: TritonModelService) -> list[float]:
+            return [(await service.predict(X[:6], deadline_s=PATIENT_S)).latency_ms for _ in range(1_000)]
+
+        latencies_ms = ask(bench, question)
+        assert max(latencies_ms) < 400
+        assert np.median(latencies_ms) < 20
+
     def test_memory_of_the_model_processes_does_not_grow(self, bench: Bench) -> None:
         async def question(service: TritonModelService) -> list[int]:
             sizes = []
@@ -283,9 +293,9 @@ class TestLockedDown:
     def test_models_are_loaded_with_the_secret_only(self, bench: Bench, secret: str) -> None:
         manifest = bench.build()
         with contextlib.closing(TritonAdmin(bench.server.url, secret)) as admin:
-            with pytest.raises(ReleaseError, match=r"restricted|header"):
+            with pytest.raises(ServerError, match="does not take this secret"):
                 admin.load(manifest.served_names)
-            with pytest.raises(ServerError, match=r"restricted|header"):
+            with pytest.raises(ServerError, match="does not take this secret"):
                 admin.unload(bench.manifest.served_names)
         with bench.admin() as admin:
             assert admin.loaded() == sorted(bench.manifest.served_names)
@@ -333,7 +343,7 @@ class TestFaults:
 
     def test_killed_server_is_unreachable_at_once_and_back_on_the_same_port(self, bench: Bench) -> None:
         children, port = stubs(bench), bench.server.port
-        assert len(children) == 2
+        assert len(children) >= 2
 
         async def question(service: TritonModelService) -> tuple[ModelCallError, float]:
             await service.predict(X[:1], deadline_s=PATIENT_S)
@@ -409,6 +419,8 @@ class TestFaults:
         monkeypatch.setattr(
             TritonServer, "_arguments", lambda self, runtime: [str(runtime / "bin" / "tritonserver"), "--nonsense"]
         )
-        with pytest.raises(ServerError, match=r"Triton ended with exit code 1: .*triton\.log"):
+        with pytest.raises(
+            ServerError, match=r"Triton ended with exit code 1: .*nonsense.* → its log is .*triton\.log"
+        ):
             server.start()
         assert not server.alive

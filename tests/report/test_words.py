@@ -10,8 +10,8 @@ from fx_dagster.report.words import Finding, findings, has_edge
 def _model(value: float, low: float, break_even: float = 0.53) -> ModelSummary:
     interval = Interval(low=low, high=2 * value - low, method="circular block bootstrap")
     return ModelSummary(
-        name="xgboost", accuracy=Accuracy(n=4_000, value=value, interval=interval), majority_class=0.512, always_up=0.512,
-        break_even=break_even, log_loss=0.69, log_loss_base_rate=0.693, brier=0.249,
+        name="xgboost", accuracy=Accuracy(n=4_000, value=value, interval=interval), majority_class=0.512,
+        always_up=0.512, break_even=break_even, log_loss=0.69, log_loss_base_rate=0.693, brier=0.249,
     )  # fmt: skip
 
 

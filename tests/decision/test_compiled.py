@@ -1,0 +1,89 @@
+"""The cache of compiled code: used, never stale, never in the way."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from fx_dagster.decision import compiled as module
+
+PROGRAM = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+sys.path.insert(0, {folder!r})
+from kernels import twice
+print(twice(21.0), sum(twice.stats.cache_hits.values()))
+"""
+KERNEL = """
+from fx_dagster.decision.compiled import compiled
+
+@compiled
+def twice(x):
+    return {factor} * x
+"""
+
+
+def run(folder, factor, **environment):
+    (folder / "kernels.py").write_text(textwrap.dedent(KERNEL.format(factor=factor)))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(folder=str(folder))],
+        capture_output=True, text=True, check=True, timeout=120, env={"PATH": "", "HOME": str(folder), **environment},
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_code_is_kept_and_a_corrupt_cache_is_compiled_anew(tmp_path):
+    cache = tmp_path / "cache"
+    assert "42.0 0" in run(tmp_path, 2, NUMBA_CACHE_DIR=str(cache))
+    assert "42.0 1" in run(tmp_path, 2, NUMBA_CACHE_DIR=str(cache))
+    for index in cache.rglob("*.nbi"):
+        index.write_bytes(b"\x80\x05garbage")
+    assert "42.0 0" in run(tmp_path, 2, NUMBA_CACHE_DIR=str(cache))
+
+
+def test_without_any_folder_it_compiles_in_memory(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    out = run(tmp_path, 2, NUMBA_CACHE_DIR=str(blocked / "below"), NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
+    assert "42.0 0" in out
+    assert "compiling in memory" in out
+
+
+def test_a_folder_that_fills_up_costs_only_the_cache(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+
+    def thrice(x):
+        return 3 * x
+
+    function = module.compiled(thrice)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    assert function(2.0) == 6.0
+    assert "not kept" in caplog.text
+
+
+def test_the_stamp_covers_every_compiled_source(tmp_path, monkeypatch):
+    for package in ("decision", "execution", "backtest"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "decision" / "compiled.py"))
+    stamps = set()
+    for package in ("decision", "execution", "backtest"):
+        module._source_stamp.cache_clear()
+        stamps.add(module._source_stamp())
+        (tmp_path / package / "a.py").write_text("x = 2\n")
+    module._source_stamp.cache_clear()
+    stamps.add(module._source_stamp())
+    module._source_stamp.cache_clear()
+    assert len(stamps) == 4
+
+
+@pytest.mark.parametrize("value", [2.0, 3])
+def test_the_interpreted_twin_is_the_same_function(value):
+    from fx_dagster.execution import fills
+
+    assert module.interpreted(fills.market_price)(value, 1.0, 2.0, 0.5) == fills.market_price(value, 1.0, 2.0, 0.5)

@@ -1,0 +1,524 @@
+"""The step as a whole: what it decides, why, and what it must never do."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Size, Stage
+from fx_dagster.decision.config import traditional_control
+from fx_dagster.errors import DataError, SettingsError
+from fx_dagster.market.instruments import instrument
+
+ONCE = [HealthCheck.function_scoped_fixture]
+
+
+def test_an_entry_is_sized_and_protected(bench):
+    b = bench()
+    out = b.decide()
+    assert Action(out.action[0]) is Action.OPEN
+    # Risk 0.25 % of 10,000 over 200 points and costs (4 points, $7): 25 / 211 lots, ×1 volatility, × 0.8 · 1.5 …
+    kelly = 25.0 / (200 + 4 + 7)
+    sizes = out.sizes[0]
+    assert sizes[Size.KELLY] == pytest.approx(kelly)
+    assert sizes[Size.VOLATILITY] == pytest.approx(kelly)
+    score = 0.5 * 0.5 + 0.5 * 0.6
+    assert out.score[0] == pytest.approx(score)
+    assert out.confidence[0] == pytest.approx((1 + score) / 2)
+    assert sizes[Size.CONFIDENCE] == pytest.approx(kelly * 1.5 * (1 + score) / 2)
+    assert sizes[Size.ROUNDED] == 0.13
+    assert out.target_lots[0] == 0.13
+    assert (out.stop[0], out.target[0]) == (1.0981, 1.1031)
+    assert out.risk_money[0] == pytest.approx(0.13 * 211)
+    assert out.level[0] == Level.SIMPLE_AI
+    assert b.reasons(out) == Reason.ENTER | Reason.EXPLORING | Reason.CORRELATION_ABSENT
+
+
+def test_a_sell_is_the_mirror(bench):
+    b = bench()
+    b.inputs.votes[0], b.inputs.p_up[0] = -0.5, 0.2
+    out = b.decide()
+    assert out.target_lots[0] == -0.13
+    assert (out.stop[0], out.target[0]) == (1.102, 1.097)
+
+
+def test_gold_keeps_risk_margin_and_grid(bench):
+    b = bench("XAUUSD", risk={"explore_risk": 0.01})
+    b.inputs.atr[0] = 6.17
+    out = b.decide()
+    assert out.sizes[0, Size.RISK_CAP] <= 100.0 / 1234
+    assert out.sizes[0, Size.ROUNDED] == min(math.floor(out.sizes[0, Size.MARGIN_CAP] * 100) / 100, 0.08)
+    assert abs(out.stop[0] - b.inputs.ask[0]) == pytest.approx(12.34)
+
+
+def test_a_hundred_dollars_do_not_trade(bench):
+    b = bench()
+    b.equity = b.balance = 100.0
+    out = b.decide()
+    assert out.action[0] == Action.NONE
+    assert Reason.BELOW_MINIMUM_LOT in b.reasons(out)
+
+
+def test_a_real_account_without_an_edge_does_not_trade(bench):
+    b = bench(paper=False)
+    out = b.decide()
+    assert out.action[0] == Action.NONE
+    assert Reason.NO_EDGE in b.reasons(out)
+    assert out.sizes[0, Size.KELLY] == 0.0
+
+
+def test_an_edge_is_traded_up_to_the_risk_limit(bench):
+    b = bench(paper=False)
+    for number in range(100):
+        b.step.record_trade(-1.0 if number % 5 < 2 else 1.5, 1.0)
+    out = b.decide()
+    assert out.kelly[0] > 0.01
+    assert out.sizes[0, Size.RISK_CAP] == pytest.approx(100.0 / 211)
+    # Margin of an unknown regime: 5 % of equity at 30:1 is 15,000 of notional.
+    assert out.sizes[0, Size.REGIME_CAP] == pytest.approx(15_000 / 110_010)
+    assert out.target_lots[0] == 0.13
+    assert Reason.EXPLORING not in b.reasons(out)
+
+
+def test_regime_widens_the_limits_and_unknown_takes_the_tightest(bench):
+    sizes, stops = [], []
+    for regime in (0, 1, 2, 3, 4, 9):
+        b = bench(risk={"explore_risk": 0.01})
+        b.inputs.atr[0] = 0.05
+        b.inputs.regime[0] = regime
+        out = b.decide()
+        sizes.append(out.sizes[0, Size.REGIME_CAP] * b.inputs.ask[0] * 100_000 / 30 / 10_000)
+        stops.append((b.inputs.ask[0] - out.stop[0]) / b.inputs.bid[0])
+    assert stops == pytest.approx([0.01, 0.02, 0.015, 0.01, 0.025, 0.01], abs=2e-5)
+    assert all(size <= limit + 1e-12 for size, limit in zip(sizes, (0.05, 0.15, 0.08, 0.05, 0.12, 0.05), strict=True))
+
+
+def test_margin_of_one_row_counts_for_the_next(bench):
+    b = bench("EURUSD", "GBPUSD", "AUDUSD", risk={"explore_risk": 0.01}, margin_used_max=0.06)
+    out = b.decide()
+    used = np.abs(out.target_lots) * 1.1001 * 100_000 / 30
+    assert used.sum() <= 0.06 * 10_000
+    assert used[0] > used[1]
+    assert out.action[2] == Action.NONE
+
+
+def divided(b):
+    """Votes and models at odds: the score still suffices, the validation does not (0.596)."""
+    b.inputs.votes[0, :9], b.inputs.votes[0, 9:] = 0.6, -0.6
+    b.inputs.p_up[0] = 0.6, 0.4
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda b: b.inputs.votes.__setitem__(0, 0.0) or b.inputs.p_up.__setitem__(0, 0.5), Reason.SCORE_LOW),
+        (divided, Reason.NOT_VALID),
+        (lambda b: b.inputs.tradable.__setitem__(0, False), Reason.NOT_TRADABLE),
+        (lambda b: b.inputs.fresh.__setitem__(0, False), Reason.STALE),
+        (lambda b: b.inputs.market_open.__setitem__(0, False), Reason.MARKET_CLOSED),
+        (lambda b: b.inputs.atr.__setitem__(0, np.nan), Reason.STOP_IMPOSSIBLE),
+        (lambda b: b.inputs.atr.__setitem__(0, 0.00004), Reason.STOP_IMPOSSIBLE),
+        (lambda b: b.inputs.ask.__setitem__(0, 1.09), Reason.QUOTE_INVALID),
+        (lambda b: b.inputs.bid.__setitem__(0, np.nan), Reason.QUOTE_INVALID),
+        (lambda b: b.inputs.bid.__setitem__(0, -1.0), Reason.QUOTE_INVALID),
+        (lambda b: b.positions.pending.__setitem__(0, True), Reason.ORDER_PENDING),
+        (lambda b: setattr(b, "command", Command.CLOSE_ONLY), Reason.COMMANDED),
+        (lambda b: setattr(b, "equity", math.nan), Reason.ACCOUNT_INVALID),
+        (lambda b: setattr(b, "equity", -5.0), Reason.ACCOUNT_INVALID),
+        (lambda b: setattr(b, "healthy", False), Reason.UNHEALTHY),
+        (lambda b: b.inputs.ask.__setitem__(0, 1.1006), Reason.BREAKER_TRIPPED),
+        (lambda b: b.inputs.volatility_short.__setitem__(0, 0.5), Reason.BREAKER_TRIPPED),
+        (lambda b: b.inputs.correlation_shift.__setitem__(0, 0.9), Reason.BREAKER_TRIPPED),
+    ],
+)
+def test_what_keeps_an_entry_away_is_named(bench, change, reason):
+    b = bench()
+    change(b)
+    out = b.decide()
+    assert out.action[0] == Action.NONE
+    assert reason in b.reasons(out)
+
+
+def test_one_entry_a_bar(bench):
+    b = bench()
+    assert b.decide().action[0] == Action.OPEN
+    again = b.decide(bars=0, seconds=5)
+    assert again.action[0] == Action.NONE
+    assert Reason.BAR_USED in b.reasons(again)
+    assert b.decide().action[0] == Action.OPEN
+
+
+def test_inactive_rows_are_left_alone(bench):
+    b = bench("EURUSD", "GBPUSD")
+    b.inputs.active[1] = False
+    out = b.decide()
+    assert list(out.action) == [Action.OPEN, Action.NONE]
+    assert out.level[1] == Level.UNSET
+
+
+def test_a_lost_model_drops_the_level_in_that_very_decision(bench):
+    b = bench()
+    assert b.decide().level[0] == Level.SIMPLE_AI
+    b.inputs.p_up[0, 1] = np.nan
+    out = b.decide(bars=0, seconds=1)
+    assert out.level[0] == Level.TRADITIONAL
+    assert Reason.MODEL_ABSENT in b.reasons(out)
+    assert out.score[0] == pytest.approx(0.5)
+    assert out.signals[0, 1] == 0.0
+    assert out.weights[0] == pytest.approx([1.0, 0.0, 0.0])
+    b.inputs.p_up[0, 1] = 0.8
+    assert b.decide(bars=0, seconds=2).level[0] == Level.TRADITIONAL
+    assert b.decide(bars=0, seconds=61.9).level[0] == Level.TRADITIONAL
+    assert b.decide(bars=0, seconds=62).level[0] == Level.SIMPLE_AI
+
+
+def test_an_answer_out_of_range_is_discarded(bench):
+    b = bench()
+    b.inputs.p_up[0, 0] = 1.2
+    out = b.decide()
+    assert out.level[0] == Level.TRADITIONAL
+    assert Reason.MODEL_OUT_OF_RANGE in b.reasons(out)
+
+
+def test_the_control_ignores_the_models(bench):
+    b, c = bench(), bench()
+    c.step = type(c.step)(traditional_control(c.step.config), [instrument("EURUSD")], leverage=30)
+    c.inputs.p_up[0] = 0.0
+    ours, control = b.decide(), c.decide()
+    assert ours.level[0] == Level.SIMPLE_AI
+    assert control.level[0] == Level.TRADITIONAL
+    assert control.score[0] == pytest.approx(0.5)
+    assert Reason.MODEL_ABSENT not in c.reasons(control)
+
+
+def test_a_closed_market_is_no_outage(bench):
+    b = bench()
+    b.decide()
+    b.inputs.market_open[0] = b.inputs.fresh[0] = False
+    assert b.decide().level[0] == Level.SIMPLE_AI
+    b.inputs.market_open[0] = b.inputs.fresh[0] = True
+    assert b.decide().action[0] == Action.OPEN
+    b.inputs.fresh[0] = False
+    assert b.decide().level[0] == Level.EMERGENCY
+
+
+def test_size_is_conservative_after_an_emergency(bench):
+    b = bench()
+    normal = b.decide().sizes[0, Size.DRAWDOWN]
+    b.inputs.fresh[0] = False
+    b.decide()
+    b.inputs.fresh[0] = True
+    b.decide(bars=0, seconds=1)
+    after = b.decide(bars=0, seconds=62)
+    assert after.level[0] == Level.SIMPLE_AI
+    later = b.decide(seconds=30).sizes[0, Size.DRAWDOWN]
+    assert later == pytest.approx(normal)
+
+
+def test_size_is_halved_inside_the_hour_after_an_emergency(bench):
+    b = bench()
+    b.decide()
+    b.inputs.fresh[0] = False
+    b.decide(seconds=3_000)
+    b.inputs.fresh[0] = True
+    b.decide(bars=0, seconds=3_010)
+    out = b.decide(seconds=600)
+    assert out.action[0] == Action.OPEN
+    assert out.sizes[0, Size.DRAWDOWN] == pytest.approx(0.5 * out.sizes[0, Size.CONFIDENCE])
+
+
+def test_an_old_position_is_closed(bench):
+    b = bench(risk={"hold_bars_max": 3})
+    b.hold(0.1)
+    assert [int(b.decide().action[0]) for _ in range(2)] == [Action.NONE] * 2
+    out = b.decide()
+    assert out.action[0] == Action.CLOSE
+    assert out.target_lots[0] == 0.0
+    assert Reason.EXIT_AGE in b.reasons(out)
+
+
+def test_age_counts_bars_not_ticks(bench):
+    b = bench(risk={"hold_bars_max": 3})
+    b.hold(0.1)
+    b.decide()
+    assert all(b.decide(bars=0, seconds=s).action[0] == Action.NONE for s in range(1, 20))
+
+
+def test_a_valid_opposite_signal_closes(bench):
+    b = bench()
+    b.hold(-0.1)
+    out = b.decide()
+    assert out.action[0] == Action.CLOSE
+    assert Reason.EXIT_REVERSAL in b.reasons(out)
+    b = bench()
+    b.hold(-0.1)
+    divided(b)
+    assert b.decide().action[0] == Action.NONE
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_flatten_closes_even_on_stale_quotes(bench, fresh):
+    b = bench()
+    b.hold(0.1)
+    b.command = Command.FLATTEN
+    b.inputs.fresh[0] = fresh
+    out = b.decide()
+    assert out.action[0] == Action.CLOSE
+    assert Reason.EXIT_FLATTEN in b.reasons(out)
+
+
+def test_existing_positions_keep_their_stop_while_data_is_stale(bench):
+    b = bench(risk={"hold_bars_max": 1})
+    b.hold(0.1, stop=1.09)
+    b.inputs.fresh[0] = False
+    out = b.decide()
+    assert out.action[0] == Action.NONE
+    assert (out.target_lots[0], out.stop[0]) == (0.1, 1.09)
+
+
+def test_stops_are_tightened_from_the_second_stage_and_only_towards_the_market(bench):
+    b = bench()
+    b.hold(0.1, stop=1.09)
+    b.decide()
+    b.equity = 9_450.0
+    out = b.decide()
+    assert out.action[0] == Action.MODIFY
+    assert out.stop[0] == pytest.approx(1.1 - 0.75 * 0.002)
+    b.hold(0.1, stop=1.0995)
+    assert b.decide().action[0] == Action.NONE
+
+
+@pytest.mark.parametrize(
+    ("equity", "stage", "factor"), [(9_701, 0, 1.0), (9_699, 1, 0.75), (9_499, 2, 0.5), (9_199, 3, 0.0), (8_999, 4, 0.0)]
+)
+def test_drawdown_stages(bench, equity, stage, factor):
+    b = bench(risk={"daily_loss_max": 1.0})
+    b.decide()
+    b.equity = float(equity)
+    out = b.decide()
+    assert out.stage[0] == stage
+    if factor:
+        assert out.sizes[0, Size.DRAWDOWN] == pytest.approx(factor * out.sizes[0, Size.CONFIDENCE])
+    else:
+        assert out.action[0] == Action.NONE
+        assert Breaker.DRAWDOWN in Breaker(int(out.breakers[0]))
+
+
+def test_halt_flattens_and_waits_for_a_person(bench):
+    b = bench(risk={"daily_loss_max": 1.0})
+    b.decide()
+    b.equity = 8_900.0
+    b.hold(0.1)
+    out = b.decide()
+    assert out.action[0] == Action.CLOSE
+    assert Reason.HALTED in b.reasons(out)
+    assert out.level[0] == Level.EMERGENCY
+    b.hold(0.0)
+    for _ in range(100):
+        assert b.decide().stage[0] == Stage.HALT
+    b.step.resume(8_900.0)
+    b.decide()
+    b.decide()
+    assert b.decide().action[0] == Action.OPEN
+
+
+def test_close_only_is_released_on_probation(bench):
+    b = bench(risk={"daily_loss_max": 1.0})
+    b.decide()
+    b.equity = 9_190.0
+    assert b.decide().stage[0] == Stage.CLOSE_ONLY
+    assert [b.decide().stage[0] for _ in range(23)] == [Stage.CLOSE_ONLY] * 23
+    assert b.decide().stage[0] == Stage.HALVE
+    b.equity = 9_130.0
+    assert b.decide().stage[0] == Stage.CLOSE_ONLY
+
+
+def tripped(out):
+    return Breaker(int(out.breakers[0]))
+
+
+def test_daily_loss_breaker_lasts_its_hours(bench):
+    b = bench(risk={"drawdown_reduce": 0.2, "drawdown_halve": 0.3, "drawdown_close_only": 0.4, "drawdown_halt": 0.5})
+    b.decide(day=1)
+    b.equity = 9_699.0
+    assert tripped(b.decide(day=1)) == Breaker.DAILY_LOSS
+    for _ in range(23):
+        assert tripped(b.decide(day=2)) == Breaker.DAILY_LOSS
+    assert tripped(b.decide(day=2)) == Breaker(0)
+
+
+def test_loss_streak_breaker_counts_again_from_the_trip(bench):
+    b = bench()
+    for _ in range(5):
+        b.step.record_trade(-1.0, 0.0)
+    assert not tripped(b.decide())
+    b.step.record_trade(-1.0, 0.0)
+    assert tripped(b.decide()) == Breaker.LOSS_STREAK
+    for _ in range(23):
+        assert tripped(b.decide()) == Breaker.LOSS_STREAK
+    assert not tripped(b.decide())
+    for _ in range(5):
+        b.step.record_trade(-1.0, 0.0)
+    b.step.record_trade(1.0, 0.0)
+    b.step.record_trade(-1.0, 0.0)
+    assert not tripped(b.decide())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "breaker"),
+    [("volatility_short", 0.41, Breaker.VOLATILITY_SPIKE), ("correlation_shift", 0.61, Breaker.CORRELATION_BREAKDOWN)],
+)
+def test_symbol_breakers_stay_for_their_hours(bench, field, value, breaker):
+    b = bench("EURUSD", "GBPUSD")
+    quiet = getattr(b.inputs, field)[0]
+    getattr(b.inputs, field)[0] = value
+    out = b.decide()
+    assert tripped(out) == breaker
+    assert out.breakers[1] == 0
+    getattr(b.inputs, field)[0] = quiet
+    for _ in range(23):
+        assert tripped(b.decide()) == breaker
+    assert not tripped(b.decide())
+
+
+def test_spread_breaker_ends_with_the_spread(bench):
+    b = bench()
+    b.inputs.ask[0] = 1.1 + 0.00041
+    assert tripped(b.decide()) == Breaker.SPREAD
+    b.inputs.ask[0] = 1.1 + 0.00039
+    assert not tripped(b.decide())
+
+
+def test_health_breaker_needs_a_minute(bench):
+    b = bench()
+    b.healthy = False
+    assert tripped(b.decide()) == Breaker.SYSTEM_HEALTH
+    b.healthy = True
+    assert tripped(b.decide(bars=0, seconds=59)) == Breaker.SYSTEM_HEALTH
+    assert not tripped(b.decide(bars=0, seconds=61))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=ONCE)
+@given(st.floats(0.0, 0.12), st.floats(0.0, 0.12))
+def test_more_drawdown_never_allows_more_size(bench, one, other):
+    sizes = []
+    for drawdown in sorted((one, other)):
+        b = bench(risk={"daily_loss_max": 1.0})
+        b.decide()
+        b.equity = 10_000.0 * (1 - drawdown)
+        out = b.decide()
+        sizes.append(out.target_lots[0] if out.action[0] == Action.OPEN else 0.0)
+    assert sizes[1] <= sizes[0]
+
+
+numbers = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, -1.0, 1.1, 0.5, 1e300, 1e-300])
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=ONCE)
+@given(st.data())
+def test_no_input_brings_a_nan_into_a_decision(bench, data):
+    b = bench(risk={"explore_risk": 0.01})
+    names = ("bid", "ask", "atr", "volatility_short", "volatility_long", "spread_median", "confidence", "agreement",
+             "correlation_shift", "conversion")  # fmt: skip
+    b.decide()
+    for _ in range(3):
+        for name in data.draw(st.lists(st.sampled_from(names), max_size=4)):
+            getattr(b.inputs, name)[0] = data.draw(numbers)
+        b.inputs.votes[0, data.draw(st.integers(0, 12))] = data.draw(numbers)
+        b.inputs.p_up[0, data.draw(st.integers(0, 1))] = data.draw(numbers)
+        if data.draw(st.booleans()):
+            b.hold(data.draw(numbers), stop=data.draw(numbers), target=data.draw(numbers), entry=data.draw(numbers))
+        if data.draw(st.booleans()):
+            b.equity, b.margin_used = data.draw(numbers), data.draw(numbers)
+        b.positions.foreign_lots[0] = data.draw(numbers)
+        out = b.decide()
+        for name, array in zip(out._fields, out, strict=True):
+            assert np.isfinite(array).all(), name
+        if out.action[0] == Action.OPEN:
+            assert out.stop[0] > 0
+            assert out.target[0] > 0
+            assert abs(out.target_lots[0]) >= 0.01
+            assert (out.stop[0] < b.inputs.ask[0]) == (out.target_lots[0] > 0)
+    for name in b.step.state.memory.dtype.names:
+        assert np.isfinite(b.step.state.memory[name]).all(), name
+    assert np.isfinite(b.step.state.rows["log_loss"]).all()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=ONCE)
+@given(
+    st.floats(100.0, 1e6), st.floats(0.0001, 0.02), st.floats(0.0, 0.01), st.floats(0.02, 0.5), st.floats(0.5, 1.0)
+)
+def test_no_limit_is_exceeded_by_rounding(bench, equity, atr, explore, volatility, confidence):
+    b = bench(risk={"explore_risk": explore})
+    b.equity = b.balance = equity
+    b.inputs.atr[0], b.inputs.volatility_short[0], b.inputs.volatility_long[0] = atr, volatility, volatility
+    b.inputs.confidence[0] = confidence
+    out = b.decide()
+    if out.action[0] != Action.OPEN:
+        return
+    lots = out.target_lots[0]
+    assert lots <= out.sizes[0, Size.DRAWDOWN :].min()
+    assert out.risk_money[0] <= equity * 0.01 * (1 + 1e-12)
+    assert lots * b.inputs.ask[0] * 100_000 / 30 <= 0.05 * equity * (1 + 1e-12)
+    assert b.inputs.ask[0] - out.stop[0] <= 0.01 * b.inputs.ask[0] + 0.5e-5
+    assert round(lots * 100) / 100 == lots
+
+
+def test_the_same_inputs_give_the_same_decisions_after_a_restart(bench):
+    rng = np.random.default_rng(3)
+    whole, half = bench("EURUSD", "XAUUSD"), bench("EURUSD", "XAUUSD")
+
+    def play(b, tape):
+        said = []
+        for noise in tape:
+            b.inputs.votes[:] = noise[:13]
+            b.inputs.p_up[:] = 0.5 + noise[13:15] / 4
+            b.inputs.bid[0] = 1.1 + noise[15] / 1_000
+            b.inputs.ask[0] = b.inputs.bid[0] + 0.0001
+            b.equity = 10_000 + 150 * noise[16]
+            b.step.record_trade(noise[17], 1.0)
+            said.append([array.copy() for array in b.decide()])
+        return said
+
+    tape = rng.uniform(-1, 1, size=(80, 18))
+    expected = play(whole, tape)
+    first = play(half, tape[:40])
+    other = bench("EURUSD", "XAUUSD")
+    other.step.restore(half.step.snapshot())
+    other.bar = half.bar
+    for ours, theirs in zip(expected, first + play(other, tape[40:]), strict=True):
+        for one, two in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert whole.step.snapshot() == other.step.snapshot()
+
+
+def test_warm_up_leaves_no_trace(bench):
+    b = bench()
+    before = b.step.snapshot()
+    b.step.warm_up()
+    assert b.step.snapshot() == before
+
+
+def test_shapes_and_types_are_checked(bench):
+    b = bench()
+    b.inputs = b.inputs._replace(votes=np.zeros((1, 12)))
+    with pytest.raises(DataError, match=r"votes.*\(1, 13\)"):
+        b.decide()
+    b = bench()
+    b.inputs = b.inputs._replace(atr=np.zeros(1, dtype=np.float32))
+    with pytest.raises(DataError, match="atr"):
+        b.decide()
+
+
+def test_a_symbol_twice_is_refused(bench):
+    with pytest.raises(SettingsError, match="twice"):
+        bench("EURUSD", "EURUSD")
+
+
+def test_resuming_needs_equity(bench):
+    with pytest.raises(DataError, match="equity"):
+        bench().step.resume(math.nan)

@@ -1,0 +1,276 @@
+"""The engine as a whole: every bar decided once, the same whatever happens to the process."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fx_dagster.decision.codes import Level
+from fx_dagster.execution.orders import OrderState, Purpose
+from fx_dagster.live.engine import Ending
+from fx_dagster.live.records import JournalEntry, KillSwitch
+from fx_dagster.market.timeframes import HOUR_NS
+from fx_dagster.models.service import UnavailableReason
+
+Make = Callable[..., Any]
+
+
+def test_every_closed_bar_is_decided_once_in_order(session_of: Make) -> None:
+    session = session_of(40)
+    assert session.run() is Ending.FINISHED
+    times = [row.bar_time for row in session.store.decisions]
+    expected = session.source.ticks("EURUSD", session.tape.start, session.tape.end)["time"].to_numpy() // HOUR_NS
+    assert times == sorted({int(hour) * HOUR_NS for hour in expected})
+    assert session.store.session.finished
+    assert {row.level for row in session.store.decisions} == {Level.SIMPLE_AI}
+    assert session.journals[-1].statuses[-1]["state"] == "finished"
+
+
+def test_orders_are_journalled_before_they_are_sent_and_filled_by_later_quotes(session_of: Make) -> None:
+    session = session_of(60)
+    session.run()
+    assert session.store.deals
+    for key, (intent, _) in session.store.intents.items():
+        states = session.store.states[key]
+        assert states[0] is OrderState.SENT
+        for deal in session.store.deals.values():
+            if deal.client_order_id == key:
+                assert deal.time_ns > intent.decided_ns
+                assert deal.symbol == intent.symbol
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[int, dict[str, Any]]:
+    """Histories of sessions that nobody killed, by number of bars."""
+    return {}
+
+
+def _expected(session_of: Make, undisturbed: dict[int, dict[str, Any]], bars: int) -> dict[str, Any]:
+    if bars not in undisturbed:
+        session = session_of(bars)
+        session.run()
+        assert session.store.deals, "a session without a deal proves little"
+        undisturbed[bars] = session.history()
+    return undisturbed[bars]
+
+
+@pytest.mark.parametrize("commit_last", [True, False])
+@pytest.mark.parametrize("kill_every", [2, 3, 7])
+def test_a_killed_engine_goes_on_as_if_nothing_had_happened(
+    session_of: Make, undisturbed: dict[int, dict[str, Any]], kill_every: int, commit_last: bool
+) -> None:
+    expected = _expected(session_of, undisturbed, 30)
+    session = session_of(30)
+    lives, ending = 0, None
+    while ending is None:
+        # Each life posts a note of its beginning first; it must get beyond that to make progress.
+        ending = session.run(kill_at=kill_every + lives % 3 + (0 if commit_last else 1), commit_last=commit_last)
+        lives += 1
+        assert lives < 200
+    assert lives > 3
+    assert session.history() == expected
+
+
+def test_decisions_do_not_depend_on_how_ticks_arrive(
+    session_of: Make, undisturbed: dict[int, dict[str, Any]]
+) -> None:
+    expected = _expected(session_of, undisturbed, 30)
+    slow = session_of(30, speed=200_000.0)
+    slow.run()
+    assert slow.history() == expected
+
+
+def test_the_models_failure_shows_in_that_very_decision_and_recovers(session_of: Make) -> None:
+    session = session_of(30)
+    session.service.failing = lambda call: UnavailableReason.UNREACHABLE if 6 <= call <= 7 else None
+    session.run()
+    levels = [row.level for row in session.store.decisions]
+    # The first call warms the connection up: decision i is call i + 2.
+    assert levels[:4] == [2, 2, 2, 2]
+    assert levels[4] == levels[5] == Level.TRADITIONAL
+    assert "unreachable" in session.store.decisions[4].level_reason
+    assert session.store.decisions[4].release is None
+    # Two answers a bar apart are an hour of health: more than the minute that is asked for.
+    assert levels[7] == Level.SIMPLE_AI
+    assert "recovering" in session.store.decisions[6].level_reason
+    kinds = [message for kind, message in session.store.events if kind == "level"]
+    assert len(kinds) == 3
+
+
+def test_after_several_failures_the_models_are_left_alone_until_a_probe_succeeds(session_of: Make) -> None:
+    session = session_of(30)
+    session.service.failing = lambda call: UnavailableReason.DEADLINE if call > 3 else None
+    session.run()
+    assert session.service.calls < 3 + 3 + 4
+    assert "not asked after 3 failures" in session.store.decisions[-1].level_reason
+
+
+def test_nonsense_of_one_model_lowers_the_level(session_of: Make) -> None:
+    session = session_of(12)
+    session.service.bad_model = "random_forest"
+    session.run()
+    row = session.store.decisions[-1]
+    assert row.level == Level.TRADITIONAL
+    assert "random_forest" in row.level_reason
+    assert row.outcome["p_up"][1] is None
+
+
+def test_a_release_of_other_features_is_refused_not_asked(session_of: Make) -> None:
+    session = session_of(12)
+    session.service.feature_hash = "0" * 64
+    session.run()
+    assert session.service.calls == 0
+    assert all(row.level == Level.TRADITIONAL for row in session.store.decisions)
+    assert "feature_mismatch" in session.store.decisions[0].level_reason
+
+
+def test_without_a_release_it_trades_on_indicators(session_of: Make) -> None:
+    session = session_of(40, models=False)
+    assert session.run() is Ending.FINISHED
+    assert {row.level for row in session.store.decisions} == {Level.TRADITIONAL}
+    assert "no release is active" in session.store.decisions[0].level_reason
+    assert session.store.intents
+
+
+def test_the_kill_switch_stops_entries_and_exits_go_on(session_of: Make) -> None:
+    session = session_of(80)
+
+    def engage(journal: Any) -> None:
+        journal.switch = KillSwitch(engaged=True, reason="test")
+
+    session.run(prepare=engage)
+    assert session.store.decisions
+    assert not [intent for intent, _ in session.store.intents.values() if intent.purpose is Purpose.OPEN]
+    assert session.journals[-1].statuses[-1]["killed"] is True
+
+
+def _engage_when_a_position_is_open(journal: Any) -> None:
+    def look(number: int, entry: JournalEntry) -> None:
+        if any(not deal.closing for deal in entry.deals):
+            journal.switch = KillSwitch(engaged=True, flatten=True, reason="now")
+
+    journal.on_post = look
+
+
+def test_flatten_closes_positions_before_the_next_bar_is_decided(session_of: Make) -> None:
+    session = session_of(80, speed=100_000.0)
+    session.run(prepare=_engage_when_a_position_is_open)
+    closing = [deal for deal in session.store.deals.values() if deal.closing]
+    opening = [deal for deal in session.store.deals.values() if not deal.closing]
+    assert len(opening) == len(closing) == 1
+    assert closing[0].time_ns - opening[0].time_ns < 2 * HOUR_NS
+    assert ("flatten", "now") in session.store.events
+    # The switch outlives the engine.
+    again = session_of(80)
+    again.store = session.store
+    assert not any(not deal.closing for deal in list(again.store.deals.values())[2:])
+
+
+def test_a_person_ends_a_halt(session_of: Make) -> None:
+    session = session_of(20)
+
+    def resumed(journal: Any) -> None:
+        journal.on_post = lambda number, entry: setattr(
+            journal, "switch", KillSwitch(resumed_ns=5 if number > 8 else 0)
+        )
+
+    session.run(prepare=resumed)
+    assert [kind for kind, _ in session.store.events].count("resume") == 1
+
+
+def test_with_the_journal_in_trouble_there_are_no_entries(session_of: Make) -> None:
+    session = session_of(60)
+
+    def trouble(journal: Any) -> None:
+        journal.trouble = "PostgreSQL is away"
+
+    session.run(prepare=trouble)
+    assert {row.level for row in session.store.decisions} == {Level.EMERGENCY}
+    assert "PostgreSQL is away" in session.store.decisions[-1].level_reason
+    assert not session.store.intents
+
+
+def test_an_entry_whose_intent_is_not_committed_in_time_is_not_sent(session_of: Make) -> None:
+    session = session_of(60)
+
+    def silence(journal: Any) -> None:
+        def look(number: int, entry: JournalEntry) -> None:
+            journal.silent = bool(entry.intents) and not session.store.deals
+
+        journal.on_post = look
+
+    session.run(prepare=silence)
+    withheld = [key for key, states in session.store.states.items() if states == [OrderState.CANCELLED]]
+    assert withheld
+    assert any(kind == "withheld" for kind, _ in session.store.events)
+    assert not [deal for deal in session.store.deals.values() if deal.client_order_id in withheld]
+
+
+def test_asked_to_stop_it_ends_soon_and_can_be_resumed(
+    session_of: Make, undisturbed: dict[int, dict[str, Any]]
+) -> None:
+    expected = _expected(session_of, undisturbed, 30)
+    session = session_of(30, speed=100_000.0)
+    took: list[float] = []
+
+    async def stopped() -> Ending | None:
+        life = asyncio.create_task(session.engine_life(0, True, lambda journal: None))
+        while len(session.store.decisions) < 5:
+            await asyncio.sleep(0.005)
+        began = time.monotonic()
+        session.engine.stop()
+        ending = await life
+        took.append(time.monotonic() - began)
+        return ending
+
+    assert asyncio.run(stopped()) is Ending.STOPPED
+    assert took[0] < 5
+    assert not session.store.session.finished
+    assert 5 <= len(session.store.decisions) < 29
+    # Entries that were decided while stopping are refused by design: they are the only thing that may differ.
+    assert session.run() is Ending.FINISHED
+    got = session.history()
+    assert [row[:2] for row in got["decisions"]] == [row[:2] for row in expected["decisions"]]
+
+
+def test_impossible_ticks_never_reach_bars_or_account(session_of: Make) -> None:
+    session = session_of(20)
+    clean = session_of(20)
+    clean.run()
+    real = session.source
+
+    class Dirty:
+        """The sample with impossible ticks between the real ones, inside the tape."""
+
+        name, has_ticks = real.name, real.has_ticks
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def ticks(self, symbol: str, start: int, end: int) -> Any:
+            frame = real.ticks(symbol, start, end)
+            bad = frame.iloc[::5].copy()
+            bad["time"] += 60_000_000_000
+            bad["bid"] = np.resize([np.nan, -1.0, 0.0, np.inf, 9.0], len(bad))
+            both = [frame, bad, frame.iloc[1::7]]
+            import pandas as pd
+
+            return pd.concat(both, ignore_index=True).sort_values("time", kind="stable", ignore_index=True)
+
+    session.source = Dirty()
+    session.run()
+    rejected = session.journals[-1].statuses[-1]["ticks_rejected"]
+    assert rejected.keys() >= {"not_finite", "non_positive", "crossed", "duplicate"}
+    bars = [(row.bar_time, row.features.tobytes()) for row in session.store.decisions]
+    assert bars == [(row.bar_time, row.features.tobytes()) for row in clean.store.decisions]
+    assert all(row.level == Level.EMERGENCY for row in session.store.decisions[-3:]), "in quarantine: not believed"
+
+
+def test_a_finished_store_refuses_nothing_it_should_keep(session_of: Make) -> None:
+    session = session_of(12)
+    session.run()
+    assert replace(session.store.session, finished=False).resumed
