@@ -162,9 +162,7 @@ def labels(
             barrier_atr=chosen.feature.barrier_atr,
             cost=cost,
         )
-        rows = write_months(
-            store, "labels", frame, last_moment(frame["end_time"].to_numpy(np.int64)), months, symbol=symbol
-        )
+        rows = write_months(store, "labels", frame, frame["end_time"].to_numpy(np.int64), months, symbol=symbol)
         counts[symbol] = sum(rows.values())
         up += int(frame["up"].sum())
     return dg.MaterializeResult(

@@ -94,9 +94,7 @@ def _quarantined(lake: Lake, symbol: str, context: dg.AssetCheckExecutionContext
 
 
 @dg.asset_check(asset=raw_ticks, partitions_def=SYMBOL_MONTHS)
-def spread_is_usual(
-    context: dg.AssetCheckExecutionContext, lake: LakeResource
-) -> dg.AssetCheckResult:
+def spread_is_usual(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """The median spread lies within a tenth and ten times of what is typical for the instrument."""
     medians: dict[str, float] = {}
     odd = []

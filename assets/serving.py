@@ -13,7 +13,7 @@ from resources.model_repository import ModelRepository
 from resources.postgres import migrate
 from resources.releases import ReleaseStore
 from resources.servers.triton import read_secret
-from resources.triton import serve_release
+from resources.triton import serve_release, unload_releases
 
 GROUP = "serving"
 OWNERS = ["team:platform"]
@@ -109,17 +109,26 @@ def served_release(settings: SettingsResource) -> dg.MaterializeResult:
     releases = ReleaseStore(chosen.postgres.url.get_secret_value())
     repository = ModelRepository(chosen.model_repository)
     version = repository.versions()[-1]
-    manifest = repository.verify(version)
+    manifest = repository.verify(version, releases.manifest(version))
     if not chosen.triton.url:
         releases.activate(version, reason="released; no Triton in this installation")
         return dg.MaterializeResult(metadata={"release": version, "served": False, "why": "no Triton runs here"})
-    difference = serve_release(chosen.triton.url, read_secret(chosen), manifest)
+    secret = read_secret(chosen)
+    difference = serve_release(chosen.triton.url, secret, manifest)
     releases.activate(version, reason="released")
+    unloaded = unload_releases(chosen.triton.url, secret, _kept(releases, repository))
     return dg.MaterializeResult(
         metadata={
             "release": version,
             "served": True,
             "models": ", ".join(manifest.served_names),
             "largest_difference": difference,
+            "unloaded": ", ".join(unloaded) or "none",
         }
     )
+
+
+def _kept(releases: ReleaseStore, repository: ModelRepository) -> list[ReleaseManifest]:
+    """Return the releases that stay loaded: the active one, and the one before it for a rollback."""
+    wanted = {releases.active(), releases.previous()}
+    return [repository.manifest(version) for version in repository.versions() if version in wanted]

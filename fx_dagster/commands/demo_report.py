@@ -89,7 +89,7 @@ def _data(lake: Lake, market: MarketSource) -> DataSummary:
     base = market.base_timeframe()
     symbols = market.symbols()
     wanted = set(symbols)
-    rows = {}
+    rows: dict[str, int] = {}
     for table in TABLES:
         found = query_table(
             lake,

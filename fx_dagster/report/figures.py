@@ -141,7 +141,7 @@ def importance_figure(importance: pd.DataFrame) -> Figure | None:
             name=_plain(model), orientation="h", marker_color=colour.light,
             hovertemplate="%{y}: %{x:.2%}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
-    figure.update_xaxes(tickformat=".0%", title_text="share of the model's total importance")
+    figure.update_xaxes(tickformat=".0%", title_text="share of the model's total")
     figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.05, legend_traceorder="reversed")
     return _styled(figure, hovermode="closest")
 

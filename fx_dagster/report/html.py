@@ -90,7 +90,7 @@ def render_html(inputs: ReportInputs) -> str:
         prices=_price_charts(inputs),
         prices_left_out=max(0, len(inputs.bars) - CHARTS_MAX),
         tables=_tables(inputs),
-        checks_open=len(summary.checks.results) <= ROWS_OPEN_MAX,
+        checks_open=len(summary.checks.results) <= ROWS_OPEN_MAX or summary.checks.failed > 0,
         rows_open=len(summary.data.rows) <= ROWS_OPEN_MAX,
         rows_total=sum(summary.data.rows.values()),
         style=Markup(environment.get_template("report.css.j2").render(pairs=palette.PAIRS)),  # noqa: S704 - our own file
@@ -194,7 +194,7 @@ def _price_chart(symbol: str, number: int, inputs: ReportInputs) -> Chart:
     bars = inputs.bars[symbol]
     trades = inputs.trades[inputs.trades["symbol"] == symbol]
     shown, timeframe = candles(bars, Timeframe.parse(inputs.summary.data.base_timeframe), figures.CANDLES_MAX)
-    caption = f"{timeframe} candles of bid prices; drag to look closer, double-click to come back. "
+    caption = f"{timeframe} candles of bid prices. "
     caption += f"{len(trades):,} closed trades" if len(trades) else "No trade was closed here"
     if len(trades) > figures.TRADES_MAX:
         caption += f", the last {figures.TRADES_MAX:,} of them drawn"
