@@ -8,9 +8,8 @@ import pandas as pd
 
 from assets.features import features, indicators, labels, read_peers
 from assets.lake_frames import read_bars
-from assets.market_data_checks import collect, schema_outcome, symbol_windows
+from assets.market_data_checks import checked_months, collect, schema_outcome, symbol_windows
 from assets.metadata import counts_table
-from assets.partitions import SYMBOL_MONTHS, months_by_symbol
 from assets.run_shape import RunShape
 from fx_dagster.features.batch import compute_features
 from fx_dagster.features.checks import (
@@ -48,7 +47,7 @@ def outcome(results: dict[str, CheckResult], *, warn: bool = False) -> dg.AssetC
     )
 
 
-@dg.asset_check(asset=indicators, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=indicators, blocking=True)
 def indicators_keep_their_schema(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource
 ) -> dg.AssetCheckResult:
@@ -56,7 +55,7 @@ def indicators_keep_their_schema(
     store, base = lake.open(), market.open().base_timeframe()
     failures: list[SchemaMismatchError] = []
     rows, broken = 0, dict[str, int]()
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "indicators"):
         frame = store.read("indicators", symbol=symbol, timeframe=base.value, start=start, end=end)
         rows += len(frame)
         collect(failures, frame, indicator_schema(INDICATOR_COLUMNS))
@@ -75,7 +74,7 @@ def indicators_keep_their_schema(
     return schema_outcome(failures, rows)
 
 
-@dg.asset_check(asset=features, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=features, blocking=True)
 def features_are_finite(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource
 ) -> dg.AssetCheckResult:
@@ -83,7 +82,7 @@ def features_are_finite(
     names = RunShape.of(market.open()).catalogue.names
     results: dict[str, CheckResult] = {}
     failures: list[SchemaMismatchError] = []
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, lake.open(), "features"):
         frame = lake.open().read("features", symbol=symbol, start=start, end=end)
         if frame.empty:
             continue
@@ -93,18 +92,18 @@ def features_are_finite(
     return schema_outcome(failures, 0) if failures else outcome(results)
 
 
-@dg.asset_check(asset=features, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=features)
 def features_vary(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """No feature has one single value."""
     results = {
         symbol: constant(frame)
-        for symbol, start, end in symbol_windows(context)
+        for symbol, start, end in symbol_windows(context, lake.open(), "features")
         if len(frame := lake.open().read("features", symbol=symbol, start=start, end=end))
     }
     return outcome(results, warn=True)
 
 
-@dg.asset_check(asset=features, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=features, blocking=True)
 def features_come_from_this_catalogue(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource
 ) -> dg.AssetCheckResult:
@@ -112,7 +111,7 @@ def features_come_from_this_catalogue(
     expected, store = RunShape.of(market.open()).catalogue.hash, lake.open()
     wrong = [
         f"{symbol} {month}"
-        for symbol, months in months_by_symbol(context.partition_keys).items()
+        for symbol, months in checked_months(context, store, "features").items()
         for month in months
         if store.metadata("features", symbol=symbol, month=month).get("feature_hash") != expected
     ]
@@ -123,14 +122,14 @@ def features_come_from_this_catalogue(
     )
 
 
-@dg.asset_check(asset=features, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=features, blocking=True)
 def features_know_no_tomorrow(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource, settings: SettingsResource
 ) -> dg.AssetCheckResult:
     """Computed again on history cut off at several places, every earlier row is the same to the last bit."""
     shape, store, warmup = RunShape.of(market.open()), lake.open(), settings.load().feature.warmup_bars
     results: dict[str, CheckResult] = {}
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "features"):
         history = read_bars(store, symbol, shape.catalogue.timeframes, start=start, end=end, history_bars=warmup)
         peers = read_peers(store, shape, symbol, start, end, warmup)
         window = _last_rows(history[shape.base], warmup + CUTS * ROWS_OF_A_CUT)
@@ -155,36 +154,36 @@ def _last_rows(frame: pd.DataFrame, rows: int) -> pd.DataFrame:
     return frame.iloc[-rows:].reset_index(drop=True)
 
 
-@dg.asset_check(asset=features, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=features)
 def features_stay_in_range(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """The newest month of the run lies where the months before it lay; meaningful from the second month on."""
     results: dict[str, CheckResult] = {}
-    for symbol, _, end in symbol_windows(context):
+    for symbol, _, end in symbol_windows(context, lake.open(), "features"):
         frame = lake.open().read("features", symbol=symbol, end=end)
-        month = max(months_by_symbol(context.partition_keys)[symbol])
+        month = max(checked_months(context, lake.open(), "features")[symbol])
         newest = frame["time"] >= pd.Timestamp(f"{month}-01", tz="UTC").value
         if newest.sum() >= 100 and (~newest).sum() >= 1000:
             results[symbol] = out_of_training_range(frame[newest], training_range(frame[~newest]), share_max=0.05)
     return outcome(results, warn=True)
 
 
-@dg.asset_check(asset=labels, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=labels, blocking=True)
 def labels_keep_their_schema(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """Returns and costs are finite, outcomes known after they begin (pandera)."""
     failures: list[SchemaMismatchError] = []
     rows = 0
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, lake.open(), "labels"):
         frame = lake.open().read("labels", symbol=symbol, start=start, end=end)
         rows += len(frame)
         collect(failures, frame, LABEL_SCHEMA)
     return schema_outcome(failures, rows)
 
 
-@dg.asset_check(asset=labels, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=labels)
 def labels_are_balanced(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """Between 40 and 60 of a hundred labels are rises, over at least 500 rows."""
     shares: dict[str, float] = {}
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, lake.open(), "labels"):
         up = lake.open().read("labels", symbol=symbol, start=start, end=end, columns=["time", "up"])["up"]
         if len(up) >= 500:
             shares[symbol] = float(up.mean())

@@ -10,7 +10,7 @@ import pandera.pandas as pa
 from assets.lake_frames import query_table, read_bars
 from assets.market_data import bars, raw_ticks
 from assets.metadata import counts_table, frame_table
-from assets.partitions import SYMBOL_MONTHS, months_by_symbol, window
+from assets.partitions import months_of_run, window
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.schemas import BAR_SCHEMA, TICK_SCHEMA, SchemaMismatchError, validate
 from fx_dagster.market.timeframes import HOUR_NS, Timeframe
@@ -25,9 +25,18 @@ from resources.dagster_resources import LakeResource, MarketResource, SettingsRe
 from resources.lake import Lake
 
 
-def symbol_windows(context: dg.AssetCheckExecutionContext) -> Iterator[tuple[str, int, int]]:
+def checked_months(context: dg.AssetCheckExecutionContext, lake: Lake, table: str) -> dict[str, list[str]]:
+    """Return the months of each symbol that this run is about, of those that the lake has."""
+    stored = lake.keys(table)
+    have = {(keys["symbol"], keys["month"]) for keys in stored}
+    wanted = months_of_run(context.run.tags, stored)
+    found = {symbol: sorted(m for m in set(months) if (symbol, m) in have) for symbol, months in wanted.items()}
+    return {symbol: months for symbol, months in found.items() if months}
+
+
+def symbol_windows(context: dg.AssetCheckExecutionContext, lake: Lake, table: str) -> Iterator[tuple[str, int, int]]:
     """Yield each symbol of the run with the window (ns UTC) of its months."""
-    for symbol, months in months_by_symbol(context.partition_keys).items():
+    for symbol, months in checked_months(context, lake, table).items():
         yield symbol, *window(months)
 
 
@@ -51,26 +60,26 @@ def collect(failures: list[SchemaMismatchError], frame: pd.DataFrame, schema: pa
         failures.append(failure)
 
 
-@dg.asset_check(asset=raw_ticks, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=raw_ticks, blocking=True)
 def ticks_keep_their_schema(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """Times ascend, prices are positive and finite, ask is not below bid (pandera)."""
     failures: list[SchemaMismatchError] = []
     rows = 0
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, lake.open(), "ticks"):
         frame = lake.open().read("ticks", symbol=symbol, start=start, end=end)
         rows += len(frame)
         collect(failures, frame, TICK_SCHEMA)
     return schema_outcome(failures, rows)
 
 
-@dg.asset_check(asset=raw_ticks, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=raw_ticks, blocking=True)
 def few_ticks_are_quarantined(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, settings: SettingsResource
 ) -> dg.AssetCheckResult:
     """The share of rows put aside stays below FX_VALIDATION_QUARANTINE_SHARE_MAX."""
     store, limit = lake.open(), settings.load().validation.quarantine_share_max
     good, reasons = 0, dict[str, int]()
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "ticks"):
         good += len(store.read("ticks", symbol=symbol, start=start, end=end, columns=["time"]))
         bad = _quarantined(store, symbol, context)
         for reason, count in bad["reason"].value_counts().items():
@@ -86,19 +95,19 @@ def few_ticks_are_quarantined(
 
 def _quarantined(lake: Lake, symbol: str, context: dg.AssetCheckExecutionContext) -> pd.DataFrame:
     """Return the reasons of the months' quarantined rows, whose own times may lie anywhere."""
-    months = set(months_by_symbol(context.partition_keys)[symbol])
+    months = set(checked_months(context, lake, "ticks").get(symbol, []))
     found = query_table(
         lake, "quarantine", "SELECT reason, month FROM quarantine WHERE symbol = $symbol", symbol=symbol
     )
     return found[found["month"].isin(months)] if len(found) else pd.DataFrame({"reason": []})
 
 
-@dg.asset_check(asset=raw_ticks, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=raw_ticks)
 def spread_is_usual(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """The median spread lies within a tenth and ten times of what is typical for the instrument."""
     medians: dict[str, float] = {}
     odd = []
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, lake.open(), "ticks"):
         frame = lake.open().read("ticks", symbol=symbol, start=start, end=end, columns=["time", "bid", "ask"])
         if frame.empty:
             continue
@@ -115,7 +124,7 @@ def spread_is_usual(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
     )
 
 
-@dg.asset_check(asset=bars, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=bars, blocking=True)
 def bars_keep_their_schema(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource
 ) -> dg.AssetCheckResult:
@@ -133,19 +142,19 @@ def _bars_of(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource
 ) -> Iterator[tuple[str, Timeframe, pd.DataFrame]]:
     store, base = lake.open(), market.open().base_timeframe()
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "bars"):
         for timeframe, frame in read_bars(store, symbol, base.coarser(), start=start, end=end, history_bars=0).items():
             yield symbol, timeframe, frame[frame["time"] >= start].reset_index(drop=True)
 
 
-@dg.asset_check(asset=bars, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=bars, blocking=True)
 def bars_are_their_ticks(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource
 ) -> dg.AssetCheckResult:
     """Base bars built again from the stored ticks are the stored bars, to the last digit."""
     store, base = lake.open(), market.open().base_timeframe()
     compared, wrong = 0, []
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "bars"):
         own = store.read("bars", symbol=symbol, timeframe=base.value, start=start, end=end)
         ticks = store.read("ticks", symbol=symbol, start=start, end=end)
         agreement = bars_agree_with_ticks(own, ticks, base, instrument(symbol), complete_until=end)
@@ -157,14 +166,14 @@ def bars_are_their_ticks(
     )
 
 
-@dg.asset_check(asset=bars, blocking=True, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=bars, blocking=True)
 def bars_are_the_sources_own(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource
 ) -> dg.AssetCheckResult:
     """Where the source has bars of its own, ours agree with them, but for rows whose ticks were put aside."""
     store, base = lake.open(), market.open().base_timeframe()
     compared, wrong = 0, []
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "bars"):
         reference = store.read("source_bars", symbol=symbol, timeframe=base.value, start=start, end=end)
         own = store.read("bars", symbol=symbol, timeframe=base.value, start=start, end=end)
         if reference.empty:
@@ -181,14 +190,14 @@ def bars_are_the_sources_own(
     )
 
 
-@dg.asset_check(asset=bars, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=bars)
 def sessions_have_no_gaps(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource, settings: SettingsResource
 ) -> dg.AssetCheckResult:
     """No more than FX_VALIDATION_GAP_BARS_MAX base bars are missing in a row while the market is open."""
     store, base, limit = lake.open(), market.open().base_timeframe(), settings.load().validation.gap_bars_max
     found = []
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "bars"):
         own = store.read("bars", symbol=symbol, timeframe=base.value, start=start, end=end)
         gaps = find_gaps(own, base, instrument(symbol), bars_max=limit)
         found.append(gaps.assign(symbol=symbol))
@@ -202,14 +211,14 @@ def sessions_have_no_gaps(
     )
 
 
-@dg.asset_check(asset=bars, partitions_def=SYMBOL_MONTHS)
+@dg.asset_check(asset=bars)
 def bars_are_believable(
     context: dg.AssetCheckExecutionContext, lake: LakeResource, market: MarketResource, settings: SettingsResource
 ) -> dg.AssetCheckResult:
     """No base bar lies outside the session or spikes."""
     store, base, rules = lake.open(), market.open().base_timeframe(), settings.load().validation
     reasons: dict[str, int] = {}
-    for symbol, start, end in symbol_windows(context):
+    for symbol, start, end in symbol_windows(context, store, "bars"):
         own = store.read("bars", symbol=symbol, timeframe=base.value, start=start, end=end)
         for reason, count in split_bars(own, base, instrument(symbol), rules).bad["reason"].value_counts().items():
             reasons[f"{symbol} {reason}"] = int(count)

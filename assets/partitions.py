@@ -1,7 +1,7 @@
 """Symbol × trading month: the unit in which history is loaded, computed and distributed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 import numpy as np
@@ -14,6 +14,10 @@ MONTHS = dg.MonthlyPartitionsDefinition(start_date="2003-01-01", end_offset=1)
 
 The current month is included, so that recent data can be loaded before it is over.
 """
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+"""Tags of a run over a range of partitions."""
+
 SYMBOL_MONTHS = dg.MultiPartitionsDefinition({"month": MONTHS, "symbol": SYMBOLS})
 
 
@@ -41,6 +45,24 @@ def window(months: Iterable[str]) -> tuple[int, int]:
 def range_tags(symbol: str, months: Sequence[str]) -> dict[str, str]:
     """Return the run tags that make one run of all these months of one symbol."""
     return {
-        "dagster/asset_partition_range_start": f"{min(months)}-01|{symbol}",
-        "dagster/asset_partition_range_end": f"{max(months)}-01|{symbol}",
+        RANGE_START: f"{min(months)}-01|{symbol}",
+        RANGE_END: f"{max(months)}-01|{symbol}",
     }
+
+
+def months_of_run(tags: Mapping[str, str], stored: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Return which lake months of which symbols a check is about.
+
+    A run over partitions names them in its tags; a check that a person starts by itself is about everything stored.
+
+    Args:
+        tags: of the run.
+        stored: keys of the table's files, each with ``symbol`` and ``month``.
+    """
+    if start := tags.get(RANGE_START):
+        first, symbol = start.split("|")
+        last = tags[RANGE_END].split("|")[0]
+        return {symbol: [str(month) for month in np.arange(np.datetime64(first, "M"), np.datetime64(last, "M") + 1)]}
+    if key := tags.get("dagster/partition"):
+        return months_by_symbol([key])
+    return months_by_symbol([f"{keys['month']}-01|{keys['symbol']}" for keys in stored])

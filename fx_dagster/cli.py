@@ -10,14 +10,13 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
-from importlib.util import find_spec
 
 import typer
 
 from fx_dagster.errors import FxError
 from resources.servers import interrupts
 
-COMMANDS = ("demo", "servers", "doctor", "data", "backtest", "live", "settings")
+COMMANDS = ("demo", "data", "backtest", "live", "servers", "doctor", "settings")
 """Modules of :mod:`fx_dagster.commands`, in the order of ``fx --help``."""
 
 HELP = """Forex and gold trading around Dagster, with an AI ensemble on Triton.
@@ -42,8 +41,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
     for name in COMMANDS:
-        if find_spec(f"fx_dagster.commands.{name}") is not None:
-            importlib.import_module(f"fx_dagster.commands.{name}").register(app)
+        importlib.import_module(f"fx_dagster.commands.{name}").register(app)
     return app
 
 

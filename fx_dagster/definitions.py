@@ -22,7 +22,7 @@ automation = dg.AutomationConditionSensorDefinition(
 def defs() -> dg.Definitions:
     """Return everything that Dagster shows and runs."""
     return dg.Definitions(
-        assets=[*dg.load_assets_from_package_module(assets), live_session],
+        assets=[*dg.load_assets_from_package_module(assets), live_session.replace_attributes(deps=["served_release"])],
         asset_checks=dg.load_asset_checks_from_package_module(assets),
         jobs=[*ASSET_JOBS, live_trading_job],
         schedules=SCHEDULES,

@@ -41,7 +41,18 @@ DefinitionsOption = Annotated[
 ]
 
 
-def up(home: HomeOption = None, as_json: JsonOption = False, definitions: DefinitionsOption = None) -> None:
+DagsterOption = Annotated[
+    bool,
+    typer.Option("--dagster/--no-dagster", help="Dagster's three processes too; without, run your own: dagster dev."),
+]
+
+
+def up(
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    dagster: DagsterOption = True,
+    definitions: DefinitionsOption = None,
+) -> None:
     """Start all servers and Dagster's page, and keep them until Ctrl-C.
 
     PostgreSQL, Valkey, Triton and Dagster's code server, daemon and page, all on this machine only. A server that dies
@@ -53,13 +64,18 @@ def up(home: HomeOption = None, as_json: JsonOption = False, definitions: Defini
     with ExitStack() as stack:
         with console.step("Starting the servers") as step:
             group = ServerGroup(
-                settings, on_event=show_event, on_triton_start=load_active_release, definitions=definitions
+                settings,
+                on_event=show_event,
+                on_triton_start=load_active_release,
+                dagster=dagster,
+                definitions=definitions,
             )
             stack.enter_context(group)
             step.result = f"data in {settings.home}"
         if as_json:
             console.print_json({"page": group.page, "home": str(settings.home), "servers": _rows(group.states())})
-        console.say(f"\n  Dagster's page  [bold]{group.page}[/bold]\n  Ctrl-C ends everything.\n")
+        way = f"Dagster's page  [bold]{group.page}[/bold]" if group.page else 'For a shell: eval "$(fx env)"'
+        console.say(f"\n  {way}\n  Ctrl-C ends everything.\n")
         while True:
             time.sleep(3600)
 
@@ -140,9 +156,10 @@ def _rows(servers: "tuple[ServerState, ...]") -> list[dict[str, object]]:
 
 
 def env(home: HomeOption = None) -> None:
-    """Print what a shell needs to run Dagster's own commands: eval "$(fx env)"; dagster dev.
+    """Print what a shell needs to run Dagster's own commands: eval "$(fx env)".
 
-    Passwords of the running servers are among it. Without running servers the settings are printed as they are.
+    Passwords of the running servers are among it. Without running servers the settings are printed as they are. Two
+    daemons over one PostgreSQL disturb each other: for dagster dev, start the servers with fx up --no-dagster.
     """
     from resources.servers.dagster_services import install_instance
     from resources.servers.process import dagster_environment

@@ -25,9 +25,14 @@ Settings are environment variables. They are read once, when a command starts; a
 of bounds or not a number is refused with its name. `fx settings` shows the values in force, `fx doctor` checks them.
 Secrets (the URLs with a password) come from the environment only, and are shown nowhere.
 
-`dagster dev` and Dagster's other commands need, beside these, `DAGSTER_HOME` (an absolute folder with this project's
-`dagster.yaml`), `DAGSTER_LOCAL_FOLDER` (where logs of steps are kept), and `FX_POSTGRES_URL` of a running server. While
-`fx up` runs, one line sets them all, in the folder of this repository:
+Dagster's own commands need, beside these, `DAGSTER_HOME` (an absolute folder with this project's `dagster.yaml`),
+`DAGSTER_LOCAL_FOLDER` (where logs of steps are kept), and `FX_POSTGRES_URL` of a running server. `fx env` prints them
+all for the servers that run. `dagster dev` has a daemon of its own, so start the servers without ours, and in another
+terminal, in the folder of this repository:
+
+```sh
+fx up --no-dagster
+```
 
 ```sh
 eval "$(fx env)" && dagster dev

@@ -106,7 +106,9 @@ class Engine:
         self._queue = TickQueue(parts.settings.queue_ticks_max)
         self._gate = TickGate(self._info.symbols)
         self._book = BarBook(parts.instruments, parts.catalogue.timeframes, parts.settings.history_bars)
-        self._quotes = QuoteWatch(parts.instruments, self._gate, int(stale_s * SECOND_NS))
+        self._quotes = QuoteWatch(
+            parts.instruments, self._gate, stale_ns=int(stale_s * SECOND_NS), since=session.position
+        )
         self._judge = Judge(
             parts.step, parts.desk, account=parts.account, session=session.session_id, base=self._info.base
         )
@@ -271,8 +273,7 @@ class Engine:
         self._position = max(self._position, until)
         if movement:
             self._learn(movement.deals)
-            record = self._parts.desk.record(self._position) if movement.deals else None
-            entry = JournalEntry(deals=movement.deals, transitions=movement.transitions, account=record)
+            entry = JournalEntry(deals=movement.deals, transitions=movement.transitions)
             self._outbox.post(entry, checkpoint=True)
 
     def _learn(self, deals: Sequence[Deal]) -> None:

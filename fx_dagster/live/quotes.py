@@ -18,12 +18,14 @@ class QuoteWatch:
         instruments: one a symbol.
         gate: knows the last good tick of each.
         stale_ns: silence, counted while the market is open, after which a symbol is halted.
+        since: market time (ns UTC) from which silence is counted for a symbol that never had a tick.
     """
 
-    def __init__(self, instruments: Sequence[Instrument], gate: TickGate, stale_ns: int) -> None:
+    def __init__(self, instruments: Sequence[Instrument], gate: TickGate, *, stale_ns: int, since: int) -> None:
         self._instruments = tuple(instruments)
         self._gate = gate
         self._stale_ns = stale_ns
+        self._since = since
         self._known_bad: dict[str, str] = {}
 
     def at(self, time: int) -> Quotes:
@@ -40,7 +42,7 @@ class QuoteWatch:
         )
 
     def _silent(self, place: int, time: int) -> bool:
-        last = self._gate.last_time(place)
+        last = max(self._gate.last_time(place), self._since)
         # The calendar is asked only when the plain difference says so: weekends and holidays do not count.
         return time - last > self._stale_ns and staleness_ns(last, time, self._instruments[place]) > self._stale_ns
 

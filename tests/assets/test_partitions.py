@@ -1,6 +1,6 @@
 import pytest
 
-from assets.partitions import months_between, months_by_symbol, range_tags, window
+from assets.partitions import months_between, months_by_symbol, months_of_run, range_tags, window
 from fx_dagster.market.timeframes import trading_month_window
 
 
@@ -25,3 +25,12 @@ def test_range_tags_run_from_the_first_to_the_last_month(months):
         "dagster/asset_partition_range_start": "2017-01-01|EURUSD",
         "dagster/asset_partition_range_end": "2017-03-01|EURUSD",
     }
+
+
+def test_a_check_is_about_the_months_of_its_run():
+    stored = [{"symbol": "XAUUSD", "month": "2018-02"}, {"symbol": "XAUUSD", "month": "2018-01"}]
+    assert months_of_run(range_tags("EURUSD", ["2017-11", "2018-01"]), stored) == {
+        "EURUSD": ["2017-11", "2017-12", "2018-01"]
+    }
+    assert months_of_run({"dagster/partition": "2017-02-01|EURUSD"}, stored) == {"EURUSD": ["2017-02"]}
+    assert months_of_run({}, stored) == {"XAUUSD": ["2018-01", "2018-02"]}

@@ -45,7 +45,9 @@ def test_code_is_kept_and_a_corrupt_cache_is_compiled_anew(tmp_path):
 def test_without_any_folder_it_compiles_in_memory(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    out = run(tmp_path, 2, NUMBA_CACHE_DIR=str(blocked / "below"), NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator")
+    out = run(
+        tmp_path, 2, NUMBA_CACHE_DIR=str(blocked / "below"), NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator"
+    )
     assert "42.0 0" in out
     assert "compiling in memory" in out
 

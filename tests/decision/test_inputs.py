@@ -12,8 +12,8 @@ from fx_dagster.decision.inputs import (
     bars_a_year,
     cross_symbol,
     spread_medians,
-    traditional_signals,
     trading_day,
+    traditional_signals,
     volatilities,
 )
 from fx_dagster.errors import DataError

@@ -11,7 +11,9 @@ def test_a_decision_explains_itself_in_json(bench):
     b.inputs.p_up[1, 0] = np.nan
     out = b.decide()
     account = AccountState(b.balance, b.equity, b.margin_used, b.healthy, int(b.command))
-    first, second = (explain(symbol, row, out, b.inputs, account, b.positions) for row, symbol in enumerate(b.step.symbols))
+    first, second = (
+        explain(symbol, row, out, b.inputs, account, b.positions) for row, symbol in enumerate(b.step.symbols)
+    )
     body = json.loads(json.dumps(first.as_json(), allow_nan=False))
     assert body["action"] == "open"
     assert body["reasons"] == ["correlation_absent", "exploring", "enter"]

@@ -291,7 +291,8 @@ def test_stops_are_tightened_from_the_second_stage_and_only_towards_the_market(b
 
 
 @pytest.mark.parametrize(
-    ("equity", "stage", "factor"), [(9_701, 0, 1.0), (9_699, 1, 0.75), (9_499, 2, 0.5), (9_199, 3, 0.0), (8_999, 4, 0.0)]
+    ("equity", "stage", "factor"),
+    [(9_701, 0, 1.0), (9_699, 1, 0.75), (9_499, 2, 0.5), (9_199, 3, 0.0), (8_999, 4, 0.0)],
 )
 def test_drawdown_stages(bench, equity, stage, factor):
     b = bench(risk={"daily_loss_max": 1.0})
@@ -449,9 +450,7 @@ def test_no_input_brings_a_nan_into_a_decision(bench, data):
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=ONCE)
-@given(
-    st.floats(100.0, 1e6), st.floats(0.0001, 0.02), st.floats(0.0, 0.01), st.floats(0.02, 0.5), st.floats(0.5, 1.0)
-)
+@given(st.floats(100.0, 1e6), st.floats(0.0001, 0.02), st.floats(0.0, 0.01), st.floats(0.02, 0.5), st.floats(0.5, 1.0))
 def test_no_limit_is_exceeded_by_rounding(bench, equity, atr, explore, volatility, confidence):
     b = bench(risk={"explore_risk": explore})
     b.equity = b.balance = equity

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ S = OrderState
 )
 def test_lives_an_order_may_have(path):
     states = [OrderState(name) for name in path.split()]
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         assert transition(before, after) is after
     assert states[-1].terminal
 
@@ -49,12 +51,10 @@ KEY = ("paper", "7", "EURUSD", 1_700_000_000_000_000_000, Purpose.OPEN, 0)
 
 
 def test_the_key_is_the_same_in_every_process():
-    assert client_order_id(*KEY) == 7331634938213612219
+    assert client_order_id(*KEY) == 2581246276494233288
 
 
-@pytest.mark.parametrize(
-    ("place", "value"), [(0, "real"), (1, "8"), (2, "GBPUSD"), (3, 1), (4, Purpose.CLOSE), (5, 1)]
-)
+@pytest.mark.parametrize(("place", "value"), [(0, "real"), (1, "8"), (2, "GBPUSD"), (3, 1), (4, Purpose.CLOSE), (5, 1)])
 def test_every_part_counts(place, value):
     other = list(KEY)
     other[place] = value

@@ -58,7 +58,7 @@ def test_an_order_is_filled_at_the_next_quote_and_never_at_the_one_that_decided(
     result = paper.place(intent(1, 0.1))
     assert (result.state, result.deals) == (OrderState.ACCEPTED, ())
     assert paper.on_tick("EURUSD", START, 1.0000, 1.0001) == ()
-    deal, = paper.on_tick("EURUSD", START + 1, 1.1002, 1.1003)
+    (deal,) = paper.on_tick("EURUSD", START + 1, 1.1002, 1.1003)
     assert deal.price == pytest.approx(1.1003 + 0.00002)
     assert (deal.lots, deal.client_order_id, deal.closing, deal.reason) == (0.1, 1, False, DealReason.CLIENT)
     assert deal.commission == pytest.approx(0.35)
@@ -87,7 +87,7 @@ def test_equity_is_balance_and_what_closing_would_bring():
 def test_a_close_realises_the_profit():
     paper = opened()
     paper.place(intent(2, -0.1, purpose=Purpose.CLOSE, decided=START + SECOND))
-    deal, = paper.on_tick("EURUSD", START + 2 * SECOND, 1.1050, 1.1051)
+    (deal,) = paper.on_tick("EURUSD", START + 2 * SECOND, 1.1050, 1.1051)
     assert deal.profit == pytest.approx((1.1050 - 0.00002 - 1.10032) * 10_000)
     assert (deal.closing, deal.risk_money) == (True, 20.0)
     assert paper.open_positions() == ()
@@ -97,7 +97,7 @@ def test_a_close_realises_the_profit():
 def test_a_close_never_turns_the_position_around():
     paper = opened()
     paper.place(intent(2, -0.5, purpose=Purpose.CLOSE, decided=START + SECOND))
-    deal, = paper.on_tick("EURUSD", START + 2 * SECOND, 1.1, 1.1001)
+    (deal,) = paper.on_tick("EURUSD", START + 2 * SECOND, 1.1, 1.1001)
     assert deal.lots == -0.1
     assert paper.open_positions() == ()
 
@@ -105,8 +105,8 @@ def test_a_close_never_turns_the_position_around():
 def test_part_of_a_position_may_be_closed():
     paper = opened()
     paper.place(intent(2, -0.04, purpose=Purpose.CLOSE, decided=START + SECOND))
-    deal, = paper.on_tick("EURUSD", START + 2 * SECOND, 1.1, 1.1001)
-    position, = paper.open_positions()
+    (deal,) = paper.on_tick("EURUSD", START + 2 * SECOND, 1.1, 1.1001)
+    (position,) = paper.open_positions()
     assert position.lots == 0.06
     assert deal.risk_money == pytest.approx(8.0)
 
@@ -125,7 +125,7 @@ def test_stops_and_targets(lots, quote, continuous, price, reason):
     stop, target = (1.0995, 1.1020) if lots > 0 else (1.1020, 1.0995)
     paper = opened(lots, stop=stop, target=target)
     assert paper.on_tick("EURUSD", START + 2 * SECOND, 1.1003, 1.1004) == ()
-    deal, = paper.on_tick("EURUSD", START + 3 * SECOND, *quote, continuous=continuous)
+    (deal,) = paper.on_tick("EURUSD", START + 3 * SECOND, *quote, continuous=continuous)
     assert deal.price == pytest.approx(price)
     assert (deal.reason, deal.client_order_id, deal.lots) == (reason, 0, -lots)
     assert paper.open_positions() == ()
@@ -210,7 +210,7 @@ def test_profit_is_converted_through_the_symbols_at_hand():
     paper.place(intent(2, 0.1, symbol="EURGBP", decided=START + 2))
     paper.on_tick("EURGBP", START + 3, 0.85, 0.85)
     paper.place(intent(3, -0.1, symbol="EURGBP", purpose=Purpose.CLOSE, decided=START + 3))
-    deal, = paper.on_tick("EURGBP", START + 4, 0.86004, 0.86004)
+    (deal,) = paper.on_tick("EURGBP", START + 4, 0.86004, 0.86004)
     assert deal.profit == pytest.approx(0.01 * 10_000 * 1.27)
 
 
@@ -227,7 +227,7 @@ def test_swap_gathers_at_five_and_three_nights_on_wednesday():
     assert paper.open_positions()[0].swap == pytest.approx(4 * night)
     assert paper.balance == 10_000.0
     paper.place(intent(2, -0.05, purpose=Purpose.CLOSE, decided=tuesday + day))
-    deal, = paper.on_tick("EURUSD", tuesday + day + 1, 1.1, 1.1001)
+    (deal,) = paper.on_tick("EURUSD", tuesday + day + 1, 1.1, 1.1001)
     assert deal.swap == pytest.approx(2 * night)
     assert paper.open_positions()[0].swap == pytest.approx(2 * night)
 
@@ -235,11 +235,11 @@ def test_swap_gathers_at_five_and_three_nights_on_wednesday():
 def test_stop_out_closes_the_largest_loss_first():
     paper = broker("EURUSD", "GBPUSD", balance=4_000.0)
     for symbol, key in (("EURUSD", 1), ("GBPUSD", 2)):
-        paper.on_tick(symbol, START, 1.1, 1.1)
-        paper.place(intent(key, 0.5, symbol=symbol))
-        paper.on_tick(symbol, START + key, 1.1, 1.1)
+        paper.on_tick(symbol, START + 2 * key, 1.1, 1.1)
+        paper.place(intent(key, 0.5, symbol=symbol, decided=START + 2 * key))
+        paper.on_tick(symbol, START + 2 * key + 1, 1.1, 1.1)
     assert paper.on_tick("EURUSD", START + 10, 1.06, 1.06) == ()
-    deal, = paper.on_tick("EURUSD", START + 11, 1.055, 1.055)[:1]
+    (deal,) = paper.on_tick("EURUSD", START + 11, 1.055, 1.055)[:1]
     assert (deal.reason, deal.symbol) == (DealReason.STOP_OUT, "EURUSD")
     assert [position.symbol for position in paper.open_positions()] == ["GBPUSD"]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from resources.servers.ports import free_port
 from resources.servers.selfcheck import require_loopback_only
 
 pytestmark = pytest.mark.integration
@@ -67,12 +69,12 @@ def write_definitions(folder: Path, text: str = DEFINITIONS) -> Path:
 class Up:
     """A running ``fx up``."""
 
-    def __init__(self, home: Path, definitions: Path, **extra: str) -> None:
+    def __init__(self, home: Path, definitions: Path, *options: str, **extra: str) -> None:
         self.home = home
         self.errors = home / "up.err"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [FX, "up", "--json", "--definitions", str(definitions)],
+                [FX, "up", "--json", "--definitions", str(definitions), *options],
                 env=environment(home, **extra),
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -302,6 +304,48 @@ def test_error_in_the_definitions_is_one_line(home: Path, tmp_path: Path) -> Non
     assert "Dagster cannot load the definitions" in line
     assert "the telling words" in line
     assert left_behind(home) == []
+
+
+def test_plain_dagster_dev_loads_the_project(home: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    before = set(root.iterdir())
+    up = Up(home, Path("unused"), "--no-dagster")
+    page_port = free_port()
+    log = tmp_path / "dev.log"
+    question = "{workspaceOrError{... on Workspace{locationEntries{name locationOrLoadError{__typename}}}}}"
+    try:
+        assert up.wait_ready()["page"] == ""
+        script = 'eval "$("$1" env)" && exec "$2" dev --port "$3"'
+        with log.open("w") as output:
+            dev = subprocess.Popen(
+                ["/bin/sh", "-c", script, "sh", str(FX), str(FX.with_name("dagster")), str(page_port)],
+                env=environment(home),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=root,
+            )
+
+        def entries() -> list[dict[str, Any]]:
+            body = json.dumps({"query": question}).encode()
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{page_port}/graphql", body, {"Content-Type": "application/json"}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    found: list[dict[str, Any]] = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
+                    return found
+            except OSError:
+                return []
+
+        assert until(lambda: dev.poll() is not None or bool(entries()), 90), log.read_text()
+        assert entries() == [{"name": "fx_dagster", "locationOrLoadError": {"__typename": "RepositoryLocation"}}], (
+            log.read_text()
+        )
+        dev.send_signal(signal.SIGINT)
+        dev.wait(30)
+    finally:
+        up.end()
+    assert set(root.iterdir()) == before
 
 
 def _group_script(home: Path, body: str, **extra: str) -> str:

@@ -6,7 +6,7 @@ everything not committed is lost, as with kill -9. What it keeps is what the nex
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,7 +63,7 @@ class Store:
                 clock=max(self.session.clock, entry.checkpoint.clock), snapshot=entry.checkpoint.snapshot,
             )  # fmt: skip
         else:
-            assert not (entry.decisions or entry.intents or entry.deals), "committed without a checkpoint"
+            assert (entry.decisions, entry.intents, entry.deals) == ((), (), ()), "committed without a checkpoint"
         known = {(row.symbol, row.bar_time) for row in self.decisions}
         for row in entry.decisions:
             assert (row.symbol, row.bar_time) not in known, "a bar was decided twice"
@@ -271,7 +271,15 @@ class Session:
         """Return everything that must not depend on kills and batches."""
         return {
             "decisions": [
-                (row.symbol, row.bar_time, row.action, row.score, row.outcome, row.features.tobytes(), row.client_order_id)
+                (
+                    row.symbol,
+                    row.bar_time,
+                    row.action,
+                    row.score,
+                    row.outcome,
+                    row.features.tobytes(),
+                    row.client_order_id,
+                )
                 for row in self.store.decisions
             ],
             "orders": {key: (intent, self.store.states[key]) for key, (intent, _) in self.store.intents.items()},
@@ -286,7 +294,7 @@ def sample() -> SampleSource:
 
 
 @pytest.fixture
-def session_of(sample: SampleSource) -> Iterator[Callable[..., Session]]:
+def session_of(sample: SampleSource) -> Callable[..., Session]:
     """Make sessions over some hours of the sample that end ``before`` hours before its end."""
 
     def make(bars: int = 40, before: int = 500, *, models: bool = True, **options: Any) -> Session:
@@ -298,6 +306,4 @@ def session_of(sample: SampleSource) -> Iterator[Callable[..., Session]]:
         problem = "" if models else "no release is active"
         return Session(sample, Tape(start, end), Store(state), service, problem, **options)
 
-    yield make
-
-
+    return make

@@ -1,0 +1,230 @@
+"""The sensor with a real daemon: whatever happens to the live session, exactly one is alive, or none by a person's will.
+
+One code server and one daemon serve all cases, which follow each other on one account, as they would in life.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+from dagster import DagsterRunStatus, RunsFilter
+
+from fx_dagster.live_job import JOB_NAME, LIVE_SESSION_KEY
+from fx_dagster.settings import Settings, load_settings
+from resources.live_store import LiveStore
+from resources.postgres import connect, migrate
+from resources.servers.dagster_services import CodeServer, Daemon, install_instance, write_workspace
+from resources.servers.process import child_environment
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+DEFINITIONS = Path(__file__).with_name("live_definitions.py")
+STALE_S = 6.0
+
+
+@dataclass
+class Stack:
+    """Dagster's processes, and what they did."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+    store: LiveStore
+    code: CodeServer
+    daemon: Daemon
+
+    def runs(self) -> list[dg.DagsterRun]:
+        """Return the live job's runs, newest first."""
+        return list(self.instance.get_runs(RunsFilter(job_name=JOB_NAME)))
+
+    def engine_pid(self) -> int:
+        """Return the process of the engine that wrote the newest heartbeat; 0: none runs."""
+        status = self.store.status("paper")
+        return status.pid if status is not None and psutil.pid_exists(status.pid) else 0
+
+    def decisions(self) -> int:
+        session = self.store.last_session("paper")
+        return 0 if session is None else len(self.store.decisions(session.session_id))
+
+    def trading(self) -> bool:
+        """Whether the newest run is up and its engine beats."""
+        runs, status = self.runs(), self.store.status("paper")
+        if not runs or runs[0].status is not DagsterRunStatus.STARTED or status is None:
+            return False
+        return bool(self.engine_pid()) and status.age_s < 3 and self.beats(runs[0].run_id) > 0
+
+    def beats(self, run_id: str) -> int:
+        """Return how many heartbeats a run observed."""
+        records = self.instance.fetch_observations(LIVE_SESSION_KEY, limit=100).records
+        return sum(record.run_id == run_id for record in records)
+
+
+def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.2)
+
+
+def _settings(home: Path, url: str) -> Settings:
+    return load_settings(
+        {
+            "FX_HOME": str(home),
+            "FX_POSTGRES_URL": url,
+            "FX_LIVE_REPLAY_DAYS": "200",
+            "FX_LIVE_REPLAY_SPEED": "7200",
+            "FX_LIVE_HEARTBEAT_S": "1",
+            "FX_LIVE_HEARTBEAT_STALE_S": str(STALE_S),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def stack(postgres_url: str) -> Iterator[Stack]:
+    kept = dict(os.environ)
+    home = Path(tempfile.mkdtemp(prefix="fx-sensor-"))
+    name = f"sensor_{os.getpid()}"
+    with connect(postgres_url) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    settings = _settings(home, f"{postgres_url.rsplit('/', 1)[0]}/{name}")
+    migrate(settings.postgres.url.get_secret_value())
+    install_instance(settings)
+    os.environ.update(child_environment(settings))
+    code = CodeServer(settings, definitions=DEFINITIONS)
+    instance: dg.DagsterInstance | None = None
+    daemon: Daemon | None = None
+    try:
+        code.start()
+        daemon = Daemon(settings, write_workspace(settings, code.port))
+        instance = dg.DagsterInstance.from_config(str(settings.dagster_home))
+        daemon.start()
+        store = LiveStore(settings.postgres.url.get_secret_value())
+        yield Stack(settings, instance, store, code, daemon)
+    finally:
+        _end(code, daemon, instance, home)
+        with connect(postgres_url) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+def _end(code: CodeServer, daemon: Daemon | None, instance: dg.DagsterInstance | None, home: Path) -> None:
+    if daemon is not None:
+        daemon.stop()
+    code.stop()
+    if instance is not None:
+        instance.dispose()
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FX_HOME") == str(home) and process.pid != os.getpid():
+                process.kill()
+        except psutil.Error:
+            continue
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_1_the_sensor_starts_a_session(stack: Stack) -> None:
+    until(stack.trading)
+    until(lambda: stack.decisions() > 0)
+    run = stack.runs()[0]
+    assert run.tags["fx/role"] == "live"
+    record = stack.instance.fetch_observations(LIVE_SESSION_KEY, limit=1).records[0]
+    assert record.asset_observation is not None
+    assert {"level", "equity", "decisions", "latency"} <= record.asset_observation.metadata.keys() or stack.beats(
+        run.run_id
+    )
+
+
+def test_2_a_second_start_takes_no_tick_and_the_first_goes_on(stack: Stack) -> None:
+    first, before = stack.runs()[0], stack.engine_pid()
+    # As if the queue's limit had failed: the job is executed without asking it.
+    arguments = ["-m", "dagster", "job", "execute", "-f", str(DEFINITIONS), "-j", JOB_NAME]
+    second = subprocess.run(
+        [sys.executable, *arguments], env=dict(os.environ), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert second.returncode != 0
+    assert "traded by another engine" in second.stdout + second.stderr
+    assert stack.engine_pid() == before
+    decided = stack.decisions()
+    until(lambda: stack.decisions() > decided)
+    time.sleep(6)  # a whole sensor interval: the failed second run must not make it start a third
+    started = [run.run_id for run in stack.runs() if run.status is DagsterRunStatus.STARTED]
+    assert started == [first.run_id]
+
+
+def test_3_a_killed_worker_is_replaced_and_its_engine_is_gone(stack: Stack) -> None:
+    engine = psutil.Process(stack.engine_pid())
+    old, worker, decided = stack.runs()[0].run_id, engine.parent(), stack.decisions()
+    assert worker is not None
+    assert "execute_run" in " ".join(worker.cmdline())
+    before = {run.run_id for run in stack.runs()}
+    worker.send_signal(signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(engine.pid), 5)
+    until(lambda: stack.runs()[0].run_id not in before)
+    until(stack.trading)
+    assert stack.instance.get_run_by_id(old).status is DagsterRunStatus.FAILURE  # type: ignore[union-attr]
+    until(lambda: stack.decisions() > decided)
+
+
+def test_4_a_killed_tree_is_noticed_by_its_heartbeat(stack: Stack) -> None:
+    engine = psutil.Process(stack.engine_pid())
+    worker, before = engine.parent(), {run.run_id for run in stack.runs()}
+    old = next(run.run_id for run in stack.runs() if run.status is DagsterRunStatus.STARTED)
+    assert worker is not None
+    assert stack.code.process is not None
+    for pid in (stack.code.process.pid, worker.pid, engine.pid):
+        os.kill(pid, signal.SIGKILL)
+    stack.code.process.wait(5)
+    assert stack.instance.get_run_by_id(old).status is DagsterRunStatus.STARTED  # type: ignore[union-attr]
+    stack.code.start()
+    until(lambda: stack.runs()[0].run_id not in before)
+    assert stack.instance.get_run_by_id(old).status is DagsterRunStatus.FAILURE  # type: ignore[union-attr]
+    until(stack.trading)
+
+
+def test_5_what_a_person_cancelled_stays_down_until_resumed(stack: Stack) -> None:
+    run, engine = stack.runs()[0], stack.engine_pid()
+    assert stack.instance.run_launcher.terminate(run.run_id)
+    until(lambda: stack.instance.get_run_by_id(run.run_id).status is DagsterRunStatus.CANCELED, 20)  # type: ignore[union-attr]
+    assert not psutil.pid_exists(engine)
+    count = len(stack.runs())
+    until(lambda: "cancelled by a person" in _last_skip(stack), 20)
+    assert len(stack.runs()) == count
+    stack.store.resume("paper", by_whom="a person")
+    until(lambda: len(stack.runs()) > count)
+    until(stack.trading)
+
+
+def test_6_the_kill_switch_keeps_it_down_and_one_account_had_one_session(stack: Stack) -> None:
+    stack.store.kill("paper", reason="enough", flatten=False, by_whom="a person")
+    run = stack.runs()[0]
+    assert stack.instance.run_launcher.terminate(run.run_id)
+    until(lambda: "kill switch is on (enough)" in _last_skip(stack), 20)
+    with connect(stack.settings.postgres.url.get_secret_value()) as connection:
+        sessions = connection.execute("SELECT count(*) FROM live_session").fetchone()
+        twice = connection.execute(
+            "SELECT symbol, bar_time FROM decision GROUP BY symbol, bar_time HAVING count(*) > 1"
+        ).fetchall()
+    assert sessions == (1,)
+    assert twice == []
+
+
+def _last_skip(stack: Stack) -> str:
+    from dagster._core.scheduler.instigation import TickStatus
+
+    states = [
+        state for state in stack.instance.all_instigator_state() if state.instigator_name == "live_trading_sensor"
+    ]
+    if not states:
+        return ""
+    ticks = stack.instance.get_ticks(states[0].instigator_origin_id, states[0].selector_id, limit=1)
+    return ticks[0].skip_reason or "" if ticks and ticks[0].status is TickStatus.SKIPPED else ""

@@ -1,0 +1,103 @@
+"""The composition root: everything that is written is registered, and nothing changes unnoticed."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import assets
+from fx_dagster.definitions import defs
+
+ROOT = Path(__file__).parents[1]
+
+EXPECTED = {
+    "raw_ticks": ("market_data", ()),
+    "bars": ("market_data", ("raw_ticks",)),
+    "indicators": ("features", ("bars",)),
+    "features": ("features", ("bars",)),
+    "labels": ("features", ("bars", "indicators")),
+    "xgboost_model": ("models", ("features", "labels")),
+    "random_forest_model": ("models", ("features", "labels")),
+    "release": ("serving", ("random_forest_model", "xgboost_model")),
+    "served_release": ("serving", ("release",)),
+    "backtest": ("evaluation", ("random_forest_model", "xgboost_model")),
+    "live_session": ("live", ("served_release",)),
+}
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return defs()
+
+
+def test_everything_loads_together(definitions):
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_the_graph_is_as_drawn(definitions):
+    found = {
+        spec.key.to_user_string(): (spec.group_name, tuple(sorted(dep.asset_key.to_user_string() for dep in spec.deps)))
+        for spec in definitions.resolve_all_asset_specs()
+    }
+    assert found == EXPECTED
+
+
+def test_every_asset_says_what_it_is_and_whose(definitions):
+    for spec in definitions.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.owners or spec.key.to_user_string() == "live_session", spec.key
+
+
+def test_every_module_of_the_assets_is_loaded(definitions):
+    registered = {spec.key for spec in definitions.resolve_all_asset_specs()}
+    checks = {key for found in definitions.asset_checks or () for key in found.check_keys}
+    for module in pkgutil.iter_modules(assets.__path__):
+        for value in vars(importlib.import_module(f"assets.{module.name}")).values():
+            if isinstance(value, dg.AssetChecksDefinition):
+                assert set(value.check_keys) <= checks, module.name
+            elif isinstance(value, dg.AssetsDefinition):
+                assert set(value.keys) <= registered, module.name
+
+
+def test_what_later_assets_learn_from_is_guarded_by_blocking_checks(definitions):
+    guarded = {
+        spec.asset_key.to_user_string()
+        for found in definitions.asset_checks or ()
+        for spec in found.check_specs
+        if spec.blocking
+    }
+    assert set(EXPECTED) - {"live_session"} <= guarded
+
+
+def test_every_check_has_a_description(definitions):
+    for found in definitions.asset_checks or ():
+        for spec in found.check_specs:
+            assert spec.description, spec.name
+
+
+@pytest.mark.parametrize("job", ["ingest_job", "features_job", "training_job", "evaluation_job", "live_trading_job"])
+def test_jobs_resolve(definitions, job):
+    assert definitions.resolve_job_def(job).name == job
+
+
+def test_loading_needs_none_of_the_heavy_libraries():
+    code = (
+        "import sys; from fx_dagster.definitions import defs; defs();"
+        "heavy = {'torch', 'xgboost', 'sklearn', 'prophet', 'plotly', 'matplotlib', 'skl2onnx'} & set(sys.modules);"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_the_newest_months_follow_their_inputs_by_themselves(definitions):
+    automated = {
+        spec.key.to_user_string()
+        for spec in definitions.resolve_all_asset_specs()
+        if spec.automation_condition is not None
+    }
+    assert automated == {"bars", "indicators", "features", "labels"}
