@@ -8,7 +8,7 @@ a run whose heartbeat is stale                  reports it failed (its processes
 no run, or the last one failed                  launches one
 the last one was cancelled by a person          stays down until ``fx resume``
 kill switch on                                  stays down until ``fx resume``
-the session's tape is over                      stays down; ``fx live --restart`` begins a new session
+the session's tape is over                      stays down until ``fx resume --restart`` begins a new session
 no data to trade on                             stays down, says why
 ==============================================  ====================================================================
 
@@ -113,7 +113,7 @@ def hindrance(settings: Settings, session: SessionRow | None) -> str:
     Reads the source, so it is asked only when everything else speaks for a launch.
     """
     if session is not None and session.finished and session.fingerprint == tape_fingerprint(settings):
-        return f"session {session.session_id} is finished: its tape is over; `fx live --restart` begins a new one"
+        return f"session {session.session_id} is finished: its tape is over; `fx resume --restart` begins a new one"
     try:
         source = open_source(settings.source)
         if not source.symbols():

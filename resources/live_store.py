@@ -106,6 +106,19 @@ class LiveStore:
                 values,
             )
 
+    def begin_anew(self, account: str) -> None:
+        """Let the next engine begin a new session, whether the last one is finished or could be resumed.
+
+        An engine that trades the last session now goes on with it to its end.
+        """
+        with connect(self._url, name="fx live store") as connection:
+            connection.execute(
+                "UPDATE live_session SET fingerprint = 'superseded: ' || fingerprint WHERE session_id ="
+                " (SELECT max(session_id) FROM live_session WHERE account = %s)"
+                " AND NOT starts_with(fingerprint, 'superseded: ')",
+                (account,),
+            )
+
     def last_session(self, account: str) -> SessionRow | None:
         """Return the account's newest session."""
         rows = self._rows(

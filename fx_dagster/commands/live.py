@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fx_dagster.settings import Settings
+    from resources.live_store import LiveStore
 
 _LINE_EVERY_S = 5.0
 
@@ -77,16 +78,23 @@ def kill(
         console.say(f"{console.GOOD} Kill switch of account {account} is on: {what}. [dim]fx resume turns it off[/dim]")
 
 
-def resume(home: HomeOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    home: HomeOption = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Let the sensor begin a new session, also after a finished one.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Let the account trade again: after fx kill, after a halt by drawdown, after a run that a person cancelled."""
     settings = attached_settings(home)
     account = settings.live.account
-    _store(settings).resume(account, by_whom=getpass.getuser())
-    _answer(as_json, {"account": account, "killed": False})
+    store = _store(settings)
+    if restart:
+        store.begin_anew(account)
+    store.resume(account, by_whom=getpass.getuser())
+    _answer(as_json, {"account": account, "killed": False, "restart": restart})
     if not as_json:
-        console.say(
-            f"{console.GOOD} Account {account} may trade. [dim]The sensor starts its session[/dim]"
-        )
+        console.say(f"{console.GOOD} Account {account} may trade. [dim]The sensor starts its session[/dim]")
 
 
 def attached_settings(home: "Path | None") -> "Settings":
@@ -111,7 +119,7 @@ def attached_settings(home: "Path | None") -> "Settings":
     return load_settings(addresses)
 
 
-def _store(settings: "Settings") -> Any:
+def _store(settings: "Settings") -> "LiveStore":
     from resources.live_store import LiveStore
     from resources.postgres import migrate
 

@@ -306,14 +306,14 @@ class ServerGroup:
         if (cache := self.valkey) is not None:
             watches.append(Watch("Valkey", cache, cache.healthy))
         if (triton := self.triton) is not None:
-            # 0.2 s to see it dead, or two questions to see it hang, and about two seconds to start.
+            # Seen dead within 0.2 s, seen hanging after two questions, started within a second.
             within_s = self.settings.triton.restart_within_s
             watches.append(
                 Watch(
                     "Triton",
                     triton,
                     lambda timeout_s: grpc_serves(triton.port, "", timeout_s),
-                    deadline_s=0.2 * within_s,
+                    deadline_s=0.3 * within_s,
                     interval_s=0.1 * within_s,
                     failures=2,
                     restarted=self._load_release,

@@ -83,13 +83,14 @@ def test_changing_the_future_changes_nothing_before_it(make_bars, make_symbol_hi
 @SOME
 @given(st.integers(0, 20), st.floats(0.0, 20.0), st.floats(0.0, 20.0))
 def test_more_commission_never_leaves_more_on_the_same_trades(make_history, make_config, seed, one, other):
-    """A dearer trade is a smaller one: compared a lot."""
+    """Compared a lot, since a dearer trade is a smaller one, and at the same prices, since another drawdown tightens
+    other stops."""
     history = make_history(seed=seed)
     low, high = (
         run(history, make_config(cost={"commission_per_lot": commission}, loss_streak_max=10_000, daily_loss_max=1.0))
         for commission in sorted((one, other))
     )
-    keys = ["symbol", "side", "entry_time", "exit_time"]
+    keys = ["symbol", "side", "entry_time", "exit_time", "entry_price", "exit_price"]
     pairs = low.trades.merge(high.trades, on=keys, suffixes=("", "_high"))
     assert len(pairs) > 0
     assert (pairs["profit_high"] / pairs["lots_high"] <= pairs["profit"] / pairs["lots"] + 1e-9).all()

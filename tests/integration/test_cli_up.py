@@ -26,6 +26,10 @@ pytestmark = pytest.mark.integration
 FX = Path(sys.executable).with_name("fx")
 
 DEFINITIONS = """
+import os
+import time
+from pathlib import Path
+
 import dagster as dg
 
 @dg.asset
@@ -34,9 +38,23 @@ def numbers(context: dg.AssetExecutionContext) -> int:
     print("printed")
     return 1
 
+@dg.op
+def sleep_long(context: dg.OpExecutionContext) -> None:
+    folder = Path(os.environ["FX_HOME"])
+    try:
+        (folder / "sleeping").touch()
+        time.sleep(600)
+    finally:
+        (folder / "woken").touch()
+
+@dg.job(executor_def=dg.in_process_executor)
+def sleeping_job():
+    sleep_long()
+
 @dg.definitions
 def defs():
-    return dg.Definitions(assets=[numbers], jobs=[dg.define_asset_job("numbers_job")])
+    numbers_job = dg.define_asset_job("numbers_job", selection=[numbers])
+    return dg.Definitions(assets=[numbers], jobs=[numbers_job, sleeping_job])
 """
 
 
@@ -284,16 +302,29 @@ def test_interrupted_start_leaves_no_process(home: Path, definitions: Path, numb
     assert until(lambda: not left_behind(home), 10), left_behind(home)
 
 
-def test_killed_in_full_run_leaves_no_process_and_the_next_start_works(home: Path, definitions: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Using variable_values and operation_name:DeprecationWarning")
+def test_a_long_run_is_ended_politely_and_kill_9_leaves_no_process(home: Path, definitions: Path) -> None:
+    from dagster import DagsterRunStatus
+    from dagster_graphql import DagsterGraphQLClient
+
+    def client(page: str) -> DagsterGraphQLClient:
+        return DagsterGraphQLClient("127.0.0.1", port_number=int(page.rpartition(":")[2]))
+
     up = Up(home, definitions)
-    up.wait_ready()
-    up.end(signal.SIGKILL)
+    run_id = client(up.wait_ready()["page"]).submit_job_execution("sleeping_job")
+    assert until((home / "sleeping").exists, 90)
+    began = time.monotonic()
+    assert up.end(signal.SIGINT) == 130
+    assert time.monotonic() - began < 16
+    assert left_behind(home) == []
+    assert (home / "woken").exists()  # it was asked, and could clean up
+
+    again = Up(home, definitions)
+    # The run was told of its end while PostgreSQL still ran: it does not hang as started for ever.
+    assert client(again.wait_ready()["page"]).get_run_status(run_id) is DagsterRunStatus.FAILURE
+    again.end(signal.SIGKILL)
     assert until(lambda: not left_behind(home), 10), left_behind(home)
     assert fx(home, "status").returncode == 1
-    again = Up(home, definitions)
-    again.wait_ready()
-    assert again.end(signal.SIGINT) == 130
-    assert left_behind(home) == []
 
 
 def test_error_in_the_definitions_is_one_line(home: Path, tmp_path: Path) -> None:
@@ -310,6 +341,7 @@ def test_plain_dagster_dev_loads_the_project(home: Path, tmp_path: Path) -> None
     root = Path(__file__).parents[2]
     before = set(root.iterdir())
     up = Up(home, Path("unused"), "--no-dagster")
+    dev: subprocess.Popen[bytes] | None = None
     page_port = free_port()
     log = tmp_path / "dev.log"
     question = "{workspaceOrError{... on Workspace{locationEntries{name locationOrLoadError{__typename}}}}}"
@@ -331,7 +363,7 @@ def test_plain_dagster_dev_loads_the_project(home: Path, tmp_path: Path) -> None
                 f"http://127.0.0.1:{page_port}/graphql", body, {"Content-Type": "application/json"}
             )
             try:
-                with urllib.request.urlopen(request, timeout=10) as answer:
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
                     found: list[dict[str, Any]] = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
                     return found
             except OSError:
@@ -341,10 +373,14 @@ def test_plain_dagster_dev_loads_the_project(home: Path, tmp_path: Path) -> None
         assert entries() == [{"name": "fx_dagster", "locationOrLoadError": {"__typename": "RepositoryLocation"}}], (
             log.read_text()
         )
-        dev.send_signal(signal.SIGINT)
-        dev.wait(30)
     finally:
+        if dev is not None:
+            dev.send_signal(signal.SIGINT)
+            dev.wait(60)
         up.end()
+        # `dagster dev` leaves the workers of its runs: the sensor may have started a live session by now.
+        for process in left_behind(home):
+            os.kill(int(process.split()[0]), signal.SIGKILL)
     assert set(root.iterdir()) == before
 
 

@@ -319,6 +319,10 @@ def test_sessions_end_and_begin(url: str) -> None:
             assert journal.session.session_id > first
             assert not journal.session.finished
             second = journal.session.session_id
+        LiveStore(url).begin_anew("paper")
+        async with opened(url) as journal:
+            assert journal.session.session_id > second
+            second = journal.session.session_id
         async with opened(url, replace(TARGET, fingerprint="other tape", window=(5, 6))) as journal:
             assert journal.session.session_id > second
             assert (journal.session.position, journal.session.replay_end) == (5, 6)
@@ -329,4 +333,4 @@ def test_sessions_end_and_begin(url: str) -> None:
     assert status.status["state"] == "finished"
     with connect(url) as connection:
         states = connection.execute("SELECT state, count(*) FROM live_session GROUP BY state ORDER BY 1").fetchall()
-    assert states == [("finished", 2), ("running", 1)]
+    assert states == [("finished", 3), ("running", 1)]

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import psycopg
 import pytest
 
+from fx_dagster.decision.codes import Level
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
+from fx_dagster.market.timeframes import HOUR_NS
 from resources.live_store import LiveStore
 from resources.postgres import connect, migrate
 
@@ -198,3 +201,36 @@ def test_live_in_the_foreground_shows_json_lines(environment: dict[str, str]) ->
     out = _fx(fast, "live", "--json", "--until", "2017-12-28T00:00")
     assert '"state": "finished"' in out.splitlines()[-1]
     assert '"market_time": "2017-12-28T00:00:00Z"' in out.splitlines()[-1]
+
+
+def _allow_connections(url: str, yes: bool) -> None:
+    server, _, name = url.replace("+psycopg2", "").rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as other:
+        other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {'true' if yes else 'false'}".encode())
+        if not yes:
+            other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+
+def test_with_postgresql_away_it_lives_on_without_entries_and_loses_nothing(
+    environment: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    store, log = LiveStore(database_url), tmp_path / "engine.log"
+    with engine(environment, log) as process:
+        until(lambda: decided(store) >= BARS_SOME)
+        _allow_connections(database_url, False)
+        try:
+            time.sleep(2.5)
+            assert process.poll() is None, log.read_text()
+        finally:
+            _allow_connections(database_url, True)
+        assert process.wait(60) == EXIT_FINISHED, log.read_text()
+    session = store.last_session("paper")
+    assert session is not None
+    rows = store.decisions(session.session_id)
+    away = rows[rows["level"] == int(Level.EMERGENCY)]
+    assert len(away) > 2
+    assert away["level_reason"].str.contains("journal: PostgreSQL").any()
+    assert "open" not in set(away["action"])
+    assert int(rows["bar_time"].diff().max()) <= 50 * HOUR_NS, "only the weekend may be missing"
+    assert rows["epoch"].unique().tolist() == [1]
+    assert int(rows["level"].iloc[-1]) < Level.EMERGENCY
