@@ -11,7 +11,7 @@ from fx_dagster.errors import ServerError
 from fx_dagster.settings import Settings
 from resources.servers.process import dagster_environment
 
-POLL_S = 0.25
+POLL_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class StepNews:
     """What a run has just reported: a step that began or ended, an asset that was written."""
 
     run_id: str
-    job: str
+    symbol: str
     text: str
 
 
@@ -113,7 +113,7 @@ class RunLauncher:
             name = event.dagster_event.step_key or ""
             if verb == "wrote" and event.dagster_event.asset_key:
                 name = event.dagster_event.asset_key.to_user_string()
-            on_news(StepNews(run_id, event.job_name or "", f"{verb} {name}"))
+            on_news(StepNews(run_id, self._symbol(run_id), f"{verb} {name}"))
         return cursor
 
     def _why(self, run_id: str) -> str:
@@ -127,8 +127,8 @@ class RunLauncher:
             data = event.event_specific_data
             error = getattr(data, "error", None)
             if error is not None:
-                # The innermost cause is the sentence that names the file, row or field.
-                while error.cause is not None:
+                # Dagster wraps what the asset raised, and that sentence names the file, row or field.
+                while error.cause is not None and (error.cls_name or "").startswith("Dagster"):
                     error = error.cause
                 return f"{event.step_key or 'run'}: {error.message.strip()}"
             if event.message:

@@ -121,11 +121,11 @@ def _run(settings: "Settings", market: "MarketSource", stopwatch: Stopwatch, *, 
     from fx_dagster.commands.pipeline import Pipeline
     from resources.dagster_runs import RunLauncher, open_instance
 
-    with stopwatch.time("servers"), console.step("Starting PostgreSQL, Valkey, Triton and Dagster") as step:
-        group = _group(settings, on_dagster=hold)
-        group.start()
-        step.result = "on loopback only"
+    group = _group(settings, on_dagster=hold)
     try:
+        with stopwatch.time("servers"), console.step("Starting PostgreSQL, Valkey, Triton and Dagster") as step:
+            group.start()
+            step.result = "on loopback only"
         children = group.settings_for_children()
         with open_instance(children) as instance:
             launcher = RunLauncher(instance, host="127.0.0.1", port=children.ui.port)

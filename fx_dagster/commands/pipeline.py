@@ -80,4 +80,4 @@ class Pipeline:
 
 
 def _teller(step: console.Step) -> Callable[[StepNews], None]:
-    return lambda news: step.note(news.text)
+    return lambda news: step.note(f"{news.symbol} {news.text}".strip())

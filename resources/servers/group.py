@@ -31,7 +31,6 @@ from resources.servers import interrupts, postgres, process, selfcheck, valkey
 from resources.servers.dagster_services import CodeServer, Daemon, WebServer, install_instance, write_workspace
 from resources.servers.guard import Guard, Reaper
 from resources.servers.private_files import make_own_folder
-from resources.servers.probes import grpc_serves
 from resources.servers.state import GroupState, HomeLock, ServerState, state_file
 from resources.servers.triton import TritonServer
 from resources.servers.watchdog import Server, Watch, Watchdog
@@ -312,7 +311,7 @@ class ServerGroup:
                 Watch(
                     "Triton",
                     triton,
-                    lambda timeout_s: grpc_serves(triton.port, "", timeout_s),
+                    triton.healthy,
                     deadline_s=0.3 * within_s,
                     interval_s=0.1 * within_s,
                     failures=2,
