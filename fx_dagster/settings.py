@@ -307,7 +307,8 @@ def load_settings(overrides: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment.
 
     Args:
-        overrides: ``FX_…`` variables that win over the environment's, as from command-line options.
+        overrides: ``FX_…`` variables that win over the environment's, as from command-line options; they are kept in
+            this process's environment, so that what reads the settings later reads the same.
 
     Raises:
         SettingsError: a variable is unknown, or its value is impossible; the message names it.

@@ -25,6 +25,10 @@ def free_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = _short_home("fx-test-")
     monkeypatch.setenv("FX_HOME", str(home))
     yield home
+    # What load_settings was told to override stays in the environment: not beyond this test.
+    for name in tuple(os.environ):
+        if name.startswith("FX_"):
+            del os.environ[name]
     shutil.rmtree(home, ignore_errors=True)
 
 
