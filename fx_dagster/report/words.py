@@ -175,8 +175,12 @@ def _backtest(backtest: BacktestSummary | None) -> Finding:
     gap += f" (95 % interval {signed_between(found.interval, digits, scale=scale)})"
     if not settled(found):
         return Finding("Backtest", f"{said} {gap}: it includes zero, so nothing shows that the models help or harm.")
-    tone: Tone = "good" if found.value > 0 else "bad"
-    return Finding("Backtest", f"{said} {gap}: the models {'helped' if tone == 'good' else 'did harm'}.", tone)
+    if found.value <= 0:
+        return Finding("Backtest", f"{said} {gap}: the models did harm.", "bad")
+    if backtest.system.net_return <= 0:
+        trades = f"{backtest.system.trades:,} trades instead of {backtest.control.trades:,}"
+        return Finding("Backtest", f"{said} {gap}: the models lost less, with {trades}, and still lost money.", "bad")
+    return Finding("Backtest", f"{said} {gap}: the models helped.", "good")
 
 
 def _live(live: LiveSummary | None) -> Finding:

@@ -59,6 +59,16 @@ def test_a_difference_says_no_more_than_its_interval(
     assert said in found.text
 
 
+def test_losing_less_is_no_help(summary: Summary) -> None:
+    better = _with_difference(summary, 0.01, 0.09)
+    assert better.backtest is not None
+    system = better.backtest.system.model_copy(update={"net_return": -0.2})
+    backtest = better.backtest.model_copy(update={"system": system})
+    found = _finding(better.model_copy(update={"backtest": backtest}), "Backtest")
+    assert found.tone == "bad"
+    assert "still lost money" in found.text
+
+
 def test_the_sharpe_ratio_decides_where_the_return_has_no_interval(summary: Summary) -> None:
     found = _finding(_with_difference(summary, -1.0, 0.5, "sharpe"), "Backtest")
     assert "Sharpe ratios is −0.25 (95 % interval −1.00 to +0.50)" in found.text
