@@ -70,7 +70,7 @@ def test_what_it_prints_is_what_it_writes(demo, summary):
 
 
 def test_data_went_the_whole_way(summary):
-    assert summary.data.symbols == ("SIM001", "SIM002")
+    assert summary.data.symbols == ("EURUSD", "GBPUSD")
     assert {"ticks", "bars/H1", "bars/D1", "features", "labels"} <= set(summary.data.rows)
     assert "bars/M1" not in summary.data.rows
     assert summary.checks.failed == 0
@@ -105,7 +105,7 @@ def test_every_closed_bar_got_one_decision(summary):
 
 def test_the_report_opens_offline(summary, home):
     page = (home / "reports" / "latest" / "report.html").read_text(encoding="utf-8")
-    assert "SIM001" in page
+    assert "GBPUSD" in page
     assert 'src="http' not in page
 
 
