@@ -200,7 +200,7 @@ async def open_session(
         (account, fingerprint, window[0], window[1], window[0], window[0]),
     )
     row = await cursor.fetchone()
-    if row is None:  # pragma: no cover - RETURNING always returns
+    if row is None:
         raise AssertionError("INSERT … RETURNING returned nothing")
     return await load_session(connection, row[0])
 

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def install_instance(settings: Settings) -> Path:
     return home
 
 
-class DagsterProcess:
+class DagsterProcess(ABC):
     """One of Dagster's three processes.
 
     Args:
@@ -79,17 +80,17 @@ class DagsterProcess:
         self.process: ManagedProcess | None = None
         self._cwd = cwd
 
+    @abstractmethod
     def arguments(self) -> Sequence[str | Path]:
         """Return what follows ``python -m``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def environment(self) -> dict[str, str]:
         """Return the environment it is started in."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answers(self, timeout_s: float) -> bool:
         """Ask it whether it is there."""
-        raise NotImplementedError
 
     def start(self, stop: StopFlag | None = None) -> None:
         """Start it and return when it answers.
