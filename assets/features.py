@@ -7,7 +7,7 @@ import pandas as pd
 from assets.lake_frames import closes_at, last_moment, read_bars, write_months
 from assets.market_data import bars
 from assets.metadata import counts_table, frame_span
-from assets.partitions import SYMBOL_MONTHS, months_by_symbol, window
+from assets.partitions import FOLLOWS_ITS_INPUTS, SYMBOL_MONTHS, months_by_symbol, window
 from assets.run_shape import RunShape
 from fx_dagster.backtest.costs import round_trip_cost
 from fx_dagster.errors import DataError
@@ -23,7 +23,6 @@ from resources.lake import Lake
 
 GROUP = "features"
 OWNERS = ["team:research"]
-AUTOMATION = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
 
 
 @dg.asset(
@@ -32,7 +31,7 @@ AUTOMATION = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_bl
     kinds={"parquet", "numpy"},
     partitions_def=SYMBOL_MONTHS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    automation_condition=AUTOMATION,
+    automation_condition=FOLLOWS_ITS_INPUTS,
     deps=[bars],
     description="""The thirteen classical indicators on every timeframe, in price units, through TA-Lib and NumPy.
 
@@ -70,7 +69,7 @@ def indicators(
     kinds={"parquet", "numpy"},
     partitions_def=SYMBOL_MONTHS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    automation_condition=AUTOMATION,
+    automation_condition=FOLLOWS_ITS_INPUTS,
     deps=[bars],
     description="""The feature catalogue on the base timeframe: float32, stationary, as of each bar's close.
 
@@ -137,7 +136,7 @@ def read_peers(
     kinds={"parquet", "numpy"},
     partitions_def=SYMBOL_MONTHS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    automation_condition=AUTOMATION,
+    automation_condition=FOLLOWS_ITS_INPUTS,
     deps=[bars, indicators],
     description="""Sign and size of the forward return over the horizon, its cost, and the triple-barrier outcome.
 
@@ -162,6 +161,7 @@ def labels(
             barrier_atr=chosen.feature.barrier_atr,
             cost=cost,
         )
+        frame = frame[frame["end_time"] >= start]  # earlier ones belong to months that are not of this run
         rows = write_months(store, "labels", frame, frame["end_time"].to_numpy(np.int64), months, symbol=symbol)
         counts[symbol] = sum(rows.values())
         up += int(frame["up"].sum())
