@@ -10,7 +10,7 @@ from assets.models import MODEL_ASSETS
 from assets.run_shape import RunShape
 from fx_dagster.backtest.prepare import History, SymbolHistory, prepare
 from fx_dagster.backtest.replay import BacktestResult, replay
-from fx_dagster.decision.config import StepConfig, step_config, traditional_control
+from fx_dagster.decision.config import paper_config, traditional_control
 from fx_dagster.errors import DataError
 from fx_dagster.market.timeframes import bar_close
 from fx_dagster.report.backtests import summarise_backtest
@@ -28,17 +28,6 @@ CENT = 0.01
 RESUME_AFTER_HOURS = 168.0
 """A drawdown halt waits for a person; the imagined one resumes after a week, in system and control alike. Without it a
 halt in the first year would leave the rest of the history flat, and nothing to compare."""
-
-
-def decision_config(settings: Settings) -> StepConfig:
-    """Return the decision step's configuration for a backtest: the live one, on paper."""
-    return step_config(
-        settings.risk,
-        settings.cost,
-        paper=True,
-        horizon_bars=settings.feature.horizon_bars,
-        recover_after_s=settings.live.recover_after_s,
-    )
 
 
 def read_history(lake: Lake, shape: RunShape, settings: Settings) -> History:
@@ -60,7 +49,7 @@ def compare_with_control(
     history: History, settings: Settings
 ) -> tuple[BacktestResult, BacktestResult, BacktestSummary]:
     """Replay the system and its traditional control over the same bars, and say how they compare."""
-    config = decision_config(settings)
+    config = paper_config(settings)
     balance, leverage = settings.risk.initial_balance, settings.risk.leverage
     system, control = (
         replay(history, one, initial_balance=balance, leverage=leverage, resume_after_hours=RESUME_AFTER_HOURS)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from assets.lake_frames import closes_at, last_moment, write_months
 from assets.metadata import counts_table, frame_span, price_picture
-from assets.partitions import SYMBOL_MONTHS, months_by_symbol, window
+from assets.partitions import FOLLOWS_ITS_INPUTS, SYMBOL_MONTHS, months_by_symbol, window
 from fx_dagster.market.bars import resample_bars, ticks_to_bars
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.source import MarketSource
@@ -81,7 +81,7 @@ def _load_month(
     partitions_def=SYMBOL_MONTHS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     deps=[raw_ticks],
-    automation_condition=dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+    automation_condition=FOLLOWS_ITS_INPUTS,
     description="""Bid bars of M1 to MN1, no finer than the source: ticks → base timeframe, all else from it.
 
 H4 and longer follow the trading day, which turns at 17:00 New York. A bar belongs to the month in which it closes, and

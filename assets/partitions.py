@@ -14,6 +14,9 @@ MONTHS = dg.MonthlyPartitionsDefinition(start_date="2003-01-01", end_offset=1)
 
 The current month is included, so that recent data can be loaded before it is over.
 """
+FOLLOWS_ITS_INPUTS = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+"""The newest month is computed again when its inputs changed and passed their blocking checks."""
+
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 """Tags of a run over a range of partitions."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fx_dagster.decision.config import step_config
+from fx_dagster.decision.config import paper_config
 from fx_dagster.decision.decider import DecisionStep
 from fx_dagster.errors import DataError, FencedError, FxError, SettingsError
 from fx_dagster.execution.paper import PaperBroker
@@ -138,14 +138,7 @@ def _parts(
     instruments = tuple(instrument(symbol) for symbol in info.symbols)
     catalogue = feature_catalogue(info.base, cross_symbol=len(info.symbols) > 1)
     clock = WallClock()
-    config = step_config(
-        settings.risk,
-        settings.cost,
-        paper=True,
-        simple_models=len(FAMILIES),
-        horizon_bars=settings.feature.horizon_bars,
-        recover_after_s=settings.live.recover_after_s,
-    )
+    config = paper_config(settings)
     broker = PaperBroker(settings.live.account, instruments, settings.risk, settings.cost)
     return EngineParts(
         account=settings.live.account,

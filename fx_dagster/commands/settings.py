@@ -38,7 +38,6 @@ fx up --no-dagster
 eval "$(fx env)" && dagster dev
 ```
 """
-_TABLE_HEAD = "| variable | default | may be | meaning |\n| --- | --- | --- | --- |\n"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from fx_dagster.decision.arrays import VOTES
 from fx_dagster.decision.codes import Combine, Level
 from fx_dagster.errors import SettingsError
 from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS
-from fx_dagster.settings import CostSettings, RiskSettings
+from fx_dagster.models.families import FAMILIES
+from fx_dagster.settings import CostSettings, RiskSettings, Settings
 
 REGIME_POSITION_MAX = (0.05, 0.15, 0.08, 0.05, 0.12)
 """Largest margin of a position over equity by :class:`Regime`; unknown takes the tightest."""
@@ -155,6 +156,22 @@ def step_config(
         slippage_points=cost.slippage_points,
     )
     return checked(config)
+
+
+def paper_config(settings: Settings) -> StepConfig:
+    """Return the configuration of this installation on paper: the same for the live session and for backtests.
+
+    Raises:
+        SettingsError: it is not possible; the message names the field.
+    """
+    return step_config(
+        settings.risk,
+        settings.cost,
+        paper=True,
+        simple_models=len(FAMILIES),
+        horizon_bars=settings.feature.horizon_bars,
+        recover_after_s=settings.live.recover_after_s,
+    )
 
 
 def traditional_control(config: StepConfig) -> StepConfig:

@@ -11,7 +11,6 @@ from fx_dagster.decision.codes import Level
 from fx_dagster.decision.compiled import compiled
 
 _UNSET = int(Level.UNSET)
-_FULL = int(Level.FULL_AI)
 _SIMPLE = int(Level.SIMPLE_AI)
 _TRADITIONAL = int(Level.TRADITIONAL)
 _EMERGENCY = int(Level.EMERGENCY)

@@ -74,7 +74,6 @@ _CONTEXT_WARMUP: Final = 49
 """Rows before SMA 50 is there, the slowest of a context timeframe."""
 CONTEXT_NAMES: Final = tuple(name for name in _INDICATOR_FEATURES if name not in _BASE_ONLY)
 """Features of a context timeframe, without its prefix, in order."""
-INDICATOR_FEATURE_NAMES: Final = tuple(_INDICATOR_FEATURES)
 """Features that come from the base timeframe's indicators, in order."""
 
 _GROUPS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
