@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.prepare import History, Market
+from fx_dagster.compiled import compiled
 from fx_dagster.decision.arrays import Float64, Int64
 from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Stage
-from fx_dagster.decision.compiled import compiled
 from fx_dagster.decision.config import StepConfig, checked
 from fx_dagster.decision.decider import instrument_table
 from fx_dagster.decision.rows import ACCOUNT, DECISION, POSITION, Rows, config_row

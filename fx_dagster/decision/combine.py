@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fx_dagster.compiled import compiled
 from fx_dagster.decision.codes import Combine
-from fx_dagster.decision.compiled import compiled
 from fx_dagster.decision.fallback import usable_probability
 
 TRADITIONAL, MACHINE, DEEP = 0, 1, 2

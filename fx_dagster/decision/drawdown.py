@@ -6,8 +6,8 @@ threshold. Close-only would hold itself for ever, since without positions equity
 so that at most a few releases lie between close-only and halt. Halt ends only when a person resumes.
 """
 
+from fx_dagster.compiled import compiled
 from fx_dagster.decision.codes import Stage
-from fx_dagster.decision.compiled import compiled
 
 _HALVE = int(Stage.HALVE)
 _CLOSE_ONLY = int(Stage.CLOSE_ONLY)

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
+from fx_dagster.compiled import compiled
 from fx_dagster.decision.codes import Level
-from fx_dagster.decision.compiled import compiled
 
 _UNSET = int(Level.UNSET)
 _SIMPLE = int(Level.SIMPLE_AI)

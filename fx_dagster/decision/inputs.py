@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fx_dagster.compiled import compiled
 from fx_dagster.decision.arrays import Float64, Int64
 from fx_dagster.decision.combine import traditional_signal
-from fx_dagster.decision.compiled import compiled
 from fx_dagster.errors import DataError
 from fx_dagster.market.timeframes import DAY_NS, Timeframe, to_server
 

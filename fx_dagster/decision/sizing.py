@@ -6,7 +6,7 @@ Money is in the account's currency, distances in price, ``conversion`` in accoun
 import math
 from fractions import Fraction
 
-from fx_dagster.decision.compiled import compiled
+from fx_dagster.compiled import compiled
 from fx_dagster.errors import SettingsError
 
 _STEPS_MAX = 1 << 50

@@ -9,6 +9,7 @@ remembered of the account, ``out`` its decision.
 import math
 from typing import Any, TypeAlias
 
+from fx_dagster.compiled import compiled
 from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Size, Stage
 from fx_dagster.decision.combine import (
     combined_signal,
@@ -20,7 +21,6 @@ from fx_dagster.decision.combine import (
     validate,
     vote_support,
 )
-from fx_dagster.decision.compiled import compiled
 from fx_dagster.decision.drawdown import next_stage, releasable
 from fx_dagster.decision.fallback import model_level, next_level, usable_probability
 from fx_dagster.decision.sizing import (

@@ -4,7 +4,7 @@ Bids close long positions and asks close short ones. Lots are signed (> 0 long o
 always against the account, ``conversion`` is account currency per profit currency.
 """
 
-from fx_dagster.decision.compiled import compiled
+from fx_dagster.compiled import compiled
 
 NOTHING, STOP, TARGET = 0, 1, 2
 """What :func:`touched` returns."""

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from fx_dagster.decision.compiled import interpreted
+from fx_dagster.compiled import interpreted
 from fx_dagster.decision.sizing import floor_steps, lot_grid
 from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.execution import fills

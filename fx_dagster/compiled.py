@@ -2,10 +2,11 @@
 
 Numba's own ``cache=True`` has two habits that a trading system cannot have: a function is not compiled anew when a
 function that it calls in *another* file changes, and a cache folder that cannot be written is an error. Here the stamp
-of a cached function covers every source file of the packages that hold compiled code, and a folder that is read-only,
-full or corrupt only means that the function is compiled in memory.
+of a cached function covers its own source file and every file of this package that it imports, directly or through
+others, and a folder that is read-only, full or corrupt only means that the function is compiled in memory.
 """
 
+import ast
 import hashlib
 import logging
 import pickle
@@ -19,19 +20,41 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_PACKAGES = ("decision", "execution", "backtest")
+_PACKAGE = Path(__file__).resolve().parent
 _log = logging.getLogger(__name__)
 
 
 @cache
-def _source_stamp() -> str:
-    """Return a digest of every source file that compiled code may come from."""
-    root = Path(__file__).resolve().parents[1]
+def _source_stamp(path: Path) -> str:
+    """Return a digest of a source file and of every file of this package that it imports, directly or not."""
     digest = hashlib.sha256()
-    for path in sorted(path for package in _PACKAGES for path in (root / package).glob("*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+    for source in sorted(_sources(path)):
+        digest.update(source.name.encode())
+        digest.update(source.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(start: Path) -> set[Path]:
+    found: set[Path] = set()
+    waiting = [start]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported(path)
+    return found
+
+
+def _imported(path: Path) -> list[Path]:
+    """Return the files of this package that a source file imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    own = [name.split(".") for name in names if name.startswith(f"{_PACKAGE.name}.")]
+    return [file for parts in own if (file := _PACKAGE.parent.joinpath(*parts).with_suffix(".py")).is_file()]
 
 
 # What the documentation of pickle names, and what NumPy's and Numba's own types add to it.
@@ -52,12 +75,14 @@ class _IndexFile(IndexDataCacheFile):
 
 
 class _PackageCache(FunctionCache):
-    """Numba's function cache, stamped with all compiled sources; its troubles are logged, not raised."""
+    """Numba's function cache, stamped with every source that matters; its troubles are logged, not raised."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         self._cache_file = _IndexFile(
-            cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=_source_stamp()
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=_source_stamp(Path(function.__code__.co_filename).resolve()),
         )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

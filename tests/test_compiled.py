@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from fx_dagster.decision import compiled as module
+from fx_dagster import compiled as module
 
 PROGRAM = """
 import logging, sys
@@ -16,7 +16,7 @@ from kernels import twice
 print(twice(21.0), sum(twice.stats.cache_hits.values()))
 """
 KERNEL = """
-from fx_dagster.decision.compiled import compiled
+from fx_dagster.compiled import compiled
 
 @compiled
 def twice(x):
@@ -68,20 +68,29 @@ def test_a_folder_that_fills_up_costs_only_the_cache(tmp_path, monkeypatch, capl
     assert "not kept" in caplog.text
 
 
-def test_the_stamp_covers_every_compiled_source(tmp_path, monkeypatch):
-    for package in ("decision", "execution", "backtest"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "decision" / "compiled.py"))
-    stamps = set()
-    for package in ("decision", "execution", "backtest"):
+def test_the_stamp_covers_what_a_source_imports_and_nothing_else(tmp_path, monkeypatch):
+    package = tmp_path / "fx_dagster"
+    (package / "deep").mkdir(parents=True)
+    sources = {
+        "step.py": "from fx_dagster.sizing import lots\n",
+        "sizing.py": "import fx_dagster.deep.grid\n",
+        "deep/grid.py": "x = 1\n",
+        "apart.py": "x = 1\n",
+    }
+    for name, text in sources.items():
+        (package / name).write_text(text)
+    monkeypatch.setattr(module, "_PACKAGE", package)
+
+    def stamp():
         module._source_stamp.cache_clear()
-        stamps.add(module._source_stamp())
-        (tmp_path / package / "a.py").write_text("x = 2\n")
+        return module._source_stamp(package / "step.py")
+
+    stamps = [stamp()]
+    for name, changes in {"step.py": 1, "sizing.py": 1, "deep/grid.py": 1, "apart.py": 0}.items():
+        (package / name).write_text(sources[name] + "y = 2\n")
+        stamps.append(stamp())
+        assert (stamps[-1] != stamps[-2]) == bool(changes), name
     module._source_stamp.cache_clear()
-    stamps.add(module._source_stamp())
-    module._source_stamp.cache_clear()
-    assert len(stamps) == 4
 
 
 @pytest.mark.parametrize("value", [2.0, 3])
