@@ -2,16 +2,19 @@
 
 Numba's own ``cache=True`` has two habits that a trading system cannot have: a function is not compiled anew when a
 function that it calls in *another* file changes, and a cache folder that cannot be written is an error. Here the stamp
-of a cached function covers its own source file and every file of this package that it imports, directly or through
-others, and a folder that is read-only, full or corrupt only means that the function is compiled in memory.
+of a cached function covers its own source file, every file of this package that it imports, directly or through
+others, and the rules of the time zones, which are constants of compiled code; and a folder that is read-only, full or
+corrupt only means that the function is compiled in memory.
 """
 
 import ast
 import hashlib
 import logging
 import pickle
+import zoneinfo
 from collections.abc import Callable
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,17 +24,30 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).resolve().parent
+_ZONES = ("America/New_York", "Europe/London")
+"""The zones that :mod:`fx_dagster.market.calendar` compiles."""
 _log = logging.getLogger(__name__)
 
 
 @cache
 def _source_stamp(path: Path) -> str:
-    """Return a digest of a source file and of every file of this package that it imports, directly or not."""
+    """Return a digest of the zones, a source file and every file of this package that it imports, directly or not."""
     digest = hashlib.sha256()
+    for zone in _ZONES:
+        digest.update(_zone_rules(zone))
     for source in sorted(_sources(path)):
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
     return digest.hexdigest()
+
+
+def _zone_rules(key: str) -> bytes:
+    """Return the bytes from which :mod:`zoneinfo` reads a zone: the system's, or else those of the tzdata package."""
+    for folder in zoneinfo.TZPATH:
+        file = Path(folder, key)
+        if file.is_file():
+            return file.read_bytes()
+    return resources.files("tzdata").joinpath("zoneinfo", key).read_bytes()
 
 
 def _sources(start: Path) -> set[Path]:
@@ -101,7 +117,19 @@ class _PackageCache(FunctionCache):
 
 def compiled(function: Function) -> Function:
     """Compile ``function`` in nopython mode, cached on disk where that is possible."""
-    dispatcher = njit(function, nogil=True, error_model="numpy")
+    return _compiled(function, inline="never")
+
+
+def inlined(function: Function) -> Function:
+    """As :func:`compiled`, and copied into compiled callers: for what is called at every tick with a bundle of arrays.
+
+    Handing a bundle over costs a counted reference for each array in it, which is more than a quiet tick's work.
+    """
+    return _compiled(function, inline="always")
+
+
+def _compiled(function: Function, inline: str) -> Function:
+    dispatcher = njit(function, nogil=True, error_model="numpy", inline=inline)
     try:
         dispatcher._cache = _PackageCache(function)
     except (RuntimeError, OSError) as error:

@@ -93,6 +93,31 @@ def test_the_stamp_covers_what_a_source_imports_and_nothing_else(tmp_path, monke
     module._source_stamp.cache_clear()
 
 
+def test_the_stamp_covers_the_rules_of_the_zones(tmp_path, monkeypatch):
+    source = tmp_path / "kernels.py"
+    source.write_text("x = 1\n")
+
+    def stamp():
+        module._source_stamp.cache_clear()
+        return module._source_stamp(source)
+
+    zones = tmp_path / "zones"
+    for zone in module._ZONES:
+        (zones / zone).parent.mkdir(parents=True, exist_ok=True)
+        (zones / zone).write_bytes(module._zone_rules(zone))
+    before = stamp()
+    monkeypatch.setattr("zoneinfo.TZPATH", (str(zones),))
+    assert stamp() == before
+    (zones / "Europe/London").write_bytes(b"TZif: no summer time any more")
+    assert stamp() != before
+    module._source_stamp.cache_clear()
+
+
+def test_without_the_systems_zones_the_packages_count(monkeypatch):
+    monkeypatch.setattr("zoneinfo.TZPATH", ())
+    assert module._zone_rules("Europe/London").startswith(b"TZif")
+
+
 @pytest.mark.parametrize("value", [2.0, 3])
 def test_the_interpreted_twin_is_the_same_function(value):
     from fx_dagster.execution import fills

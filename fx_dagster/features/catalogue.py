@@ -16,7 +16,7 @@ from typing import Final
 from fx_dagster.indicators.catalogue import CONTEXT_TIMEFRAMES, INDICATORS
 from fx_dagster.market.timeframes import Timeframe
 
-DEFINITIONS_VERSION: Final = 1
+DEFINITIONS_VERSION: Final = 2
 """Raised whenever a formula changes without a change of name or parameter."""
 
 CLIP: Final = 50.0
@@ -67,6 +67,8 @@ _INDICATOR_FEATURES: Final[Mapping[str, str]] = MappingProxyType(
         "resistance_distance": "(resistance - close) in ATR",
     }
 )
+INDICATOR_FEATURE_NAMES: Final = tuple(_INDICATOR_FEATURES)
+"""Features that come from a timeframe's indicators, in order."""
 _BASE_ONLY: Final = frozenset(
     {"sma_200_distance", "trend_coarse", "trend_correlation", "support_distance", "resistance_distance"}
 )
@@ -74,7 +76,6 @@ _CONTEXT_WARMUP: Final = 49
 """Rows before SMA 50 is there, the slowest of a context timeframe."""
 CONTEXT_NAMES: Final = tuple(name for name in _INDICATOR_FEATURES if name not in _BASE_ONLY)
 """Features of a context timeframe, without its prefix, in order."""
-"""Features that come from the base timeframe's indicators, in order."""
 
 _GROUPS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
@@ -96,9 +97,9 @@ _GROUPS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "spread_atr": "spread in ATR",
         },
         "cross": {
-            "cross_correlation": "mean correlation of returns with the other symbols, 60 bars",
-            "cross_correlation_abs": "mean absolute correlation with the other symbols, 60 bars",
-            "cross_strength": "24-bar return in its volatility, minus the other symbols' mean",
+            "cross_correlation": "mean correlation of returns with the other symbols, 60 bars of the common grid",
+            "cross_correlation_abs": "mean absolute correlation with the other symbols, 60 bars of the common grid",
+            "cross_strength": "24-bar return in its volatility, minus the other symbols' mean, on the common grid",
             "cross_implied": "mean of correlation times the other symbols' 24-bar return in its volatility",
         },
     }

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import talib
 
 from fx_dagster.features.catalogue import (
     PERCENTILE_WINDOW,
@@ -12,6 +11,31 @@ from fx_dagster.features.catalogue import (
     VOLUME_LONG,
 )
 from fx_dagster.indicators.arrays import BarArrays, Float64, in_blocks, lagged
+from fx_dagster.indicators.windows import slide_mean
+from fx_dagster.market.timeframes import DAY_NS, Timeframe
+
+TRADING_DAYS_A_YEAR = 252
+
+
+def bars_a_year(timeframe: Timeframe) -> float:
+    """Return the number of bars in a trading year of 252 days, 52 weeks or 12 months."""
+    if timeframe is Timeframe.MN1:
+        return 12.0
+    if timeframe is Timeframe.W1:
+        return 52.0
+    return TRADING_DAYS_A_YEAR * DAY_NS / timeframe.nominal_ns
+
+
+def sliding_sum(values: Float64, window: int) -> Float64:
+    """Return the sum of the last ``window`` values; NaN in the leading rows that are NaN, and until a window is full.
+
+    Nothing is ever subtracted: a huge value leaves no trace once it is out of the window.
+    """
+    out = np.full(len(values), np.nan)
+    finite = np.isfinite(values)
+    first = int(finite.argmax()) if finite.any() else len(values)
+    slide_mean(np.ascontiguousarray(values[first:]), window, out[first:])
+    return out * window
 
 
 def log_returns(close: Float64) -> Float64:
@@ -22,7 +46,7 @@ def log_returns(close: Float64) -> Float64:
 def realised_volatility(close: Float64, window: int) -> Float64:
     """Realised volatility of a bar: sqrt(Σ r² / window), r the log returns. First value at row ``window``."""
     returns = log_returns(close)
-    return np.sqrt(np.maximum(talib.SUM(returns * returns, window), 0.0) / window)
+    return np.sqrt(sliding_sum(returns * returns, window) / window)
 
 
 def exact_realised_volatility(close: Float64, window: int) -> Float64:
@@ -45,7 +69,7 @@ def exact_realised_volatility(close: Float64, window: int) -> Float64:
 def parkinson_volatility(high: Float64, low: Float64, window: int) -> Float64:
     """Range volatility of a bar (Parkinson 1980): sqrt(Σ ln(high/low)² / (4·ln 2·window))."""
     ranges = np.log(high / low)
-    return np.sqrt(np.maximum(talib.SUM(ranges * ranges, window), 0.0) / (4.0 * np.log(2.0) * window))
+    return np.sqrt(sliding_sum(ranges * ranges, window) / (4.0 * np.log(2.0) * window))
 
 
 def volatility_features(bars: BarArrays, long_volatility: Float64) -> dict[str, Float64]:
@@ -58,10 +82,10 @@ def volatility_features(bars: BarArrays, long_volatility: Float64) -> dict[str, 
     floored = np.maximum(short, VOLATILITY_FLOOR)
     parkinson = np.maximum(parkinson_volatility(bars.high, bars.low, VOLATILITY_SHORT), VOLATILITY_FLOOR)
     returns = log_returns(bars.close)
-    products = talib.SUM(returns * lagged(returns, 1), VOLATILITY_LONG)
-    energy = np.maximum(talib.SUM(returns * returns, VOLATILITY_LONG), VOLATILITY_LONG * VOLATILITY_FLOOR**2)
-    recent = talib.SUM(bars.tick_volume, VOLATILITY_SHORT) / VOLATILITY_SHORT
-    usual = talib.SUM(bars.tick_volume, VOLUME_LONG) / VOLUME_LONG
+    products = sliding_sum(returns * lagged(returns, 1), VOLATILITY_LONG)
+    energy = np.maximum(sliding_sum(returns * returns, VOLATILITY_LONG), VOLATILITY_LONG * VOLATILITY_FLOOR**2)
+    recent = sliding_sum(bars.tick_volume, VOLATILITY_SHORT) / VOLATILITY_SHORT
+    usual = sliding_sum(bars.tick_volume, VOLUME_LONG) / VOLUME_LONG
     return {
         "volatility_ratio": np.log(floored / np.maximum(long_volatility, VOLATILITY_FLOOR)),
         "parkinson_ratio": np.log(parkinson / floored),

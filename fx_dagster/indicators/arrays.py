@@ -1,9 +1,4 @@
-"""Bars as contiguous arrays, the context table, and the exact rolling sums that several indicators share.
-
-Every indicator is a recursion or a bounded window, so that the compiled incremental engine can follow it. Windows of
-squares are summed afresh for each row, around the row's own close and from the newest bar to the oldest: a running sum
-of squared prices loses half its digits after a million bars, and its error would depend on where history began.
-"""
+"""Bars as contiguous arrays, the context table, and what several indicators and features share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,7 +42,10 @@ _COLUMNS: Final = ("time", "open", "high", "low", "close", "tick_volume")
 
 @dataclass(frozen=True)
 class BarArrays:
-    """One symbol's bars of one timeframe, oldest first: ``time`` int64 ns UTC, the rest float64, all contiguous."""
+    """One symbol's bars of one timeframe, oldest first: ``time`` int64 ns UTC, the rest float64.
+
+    All are contiguous and read-only, so that compiled functions meet one type.
+    """
 
     timeframe: Timeframe
     time: Int64
@@ -81,6 +79,8 @@ def bar_arrays(bars: Mapping[Timeframe, pd.DataFrame], timeframe: Timeframe) -> 
             f"bars of {timeframe}, row {int(unordered[0]) + 1}: time does not ascend", mend="sort and deduplicate them"
         )
     values = [np.ascontiguousarray(frame[column].to_numpy(dtype=np.float64)) for column in _COLUMNS[1:]]
+    for array in (time, *values):
+        array.flags.writeable = False
     return BarArrays(timeframe, time, *values)
 
 
@@ -133,31 +133,3 @@ def in_blocks(
         for target, block in zip(filled, kernel(start, stop), strict=True):
             target[start:stop] = block
     return filled
-
-
-def window_moments(close: Float64, window: int) -> tuple[Float64, Float64, Float64]:
-    """Return mean offset from the close, population standard deviation and correlation with time over ``window`` rows.
-
-    With d_k = close[t-k] - close[t], k = 0 … window-1: offset = Σd/n; σ² = Σd²/n - offset²; the correlation is
-    Pearson's, of d_k with -k. It is 0 where the window is flat. The first ``window - 1`` rows are NaN.
-    """
-    n = float(window)
-    mean_lag, time_deviation = (n - 1.0) / 2.0, np.sqrt((n * n - 1.0) / 12.0)
-
-    def kernel(start: int, stop: int) -> tuple[Float64, ...]:
-        now = close[start:stop]
-        total, squares, product = np.zeros_like(now), np.zeros_like(now), np.zeros_like(now)
-        for lag in range(1, window):
-            offset = close[start - lag : stop - lag] - now
-            total += offset
-            product -= lag * offset
-            squares += offset * offset
-        mean = total / n
-        deviation = np.sqrt(np.maximum(squares / n - mean * mean, 0.0))
-        covariance = product / n + mean * mean_lag
-        flat = deviation <= 1e-9 * now
-        scale = np.where(flat, 1.0, deviation * time_deviation)
-        return mean, deviation, np.where(flat, 0.0, np.clip(covariance / scale, -1.0, 1.0))
-
-    mean, deviation, correlation = in_blocks(len(close), window - 1, 3, kernel)
-    return mean, deviation, correlation

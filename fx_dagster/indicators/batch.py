@@ -1,12 +1,17 @@
-"""All classical indicators over whole histories, through TA-Lib and NumPy."""
+"""All classical indicators over whole histories, compiled."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from fx_dagster.indicators.arrays import CONTEXT_TIMEFRAMES, BarArrays, Float64, bar_arrays
-from fx_dagster.indicators.catalogue import INDICATOR_COLUMNS, INDICATORS
-from fx_dagster.indicators.multi_timeframe import trend_correlation
+from fx_dagster.indicators.catalogue import INDICATOR_COLUMNS
+from fx_dagster.indicators.levels import fill_levels
+from fx_dagster.indicators.multi_timeframe import fill_trends
+from fx_dagster.indicators.oscillators import fill_moments, fill_wilder
+from fx_dagster.indicators.trend import fill_averages
+from fx_dagster.indicators.volume import fill_volume
 from fx_dagster.market.timeframes import Timeframe
 
 
@@ -27,17 +32,27 @@ def compute_indicators(bars: Mapping[Timeframe, pd.DataFrame], timeframe: Timefr
         DataError: a timeframe or column is missing, or bars are out of order.
     """
     own = bar_arrays(bars, timeframe)
-    columns = indicator_columns(own, [bar_arrays(bars, context) for context in CONTEXT_TIMEFRAMES[timeframe]])
-    return pd.DataFrame({"time": own.time} | {name: columns[name] for name in INDICATOR_COLUMNS})
+    values = indicator_values(own, [bar_arrays(bars, context) for context in CONTEXT_TIMEFRAMES[timeframe]])
+    frame = pd.DataFrame(values.T, columns=list(INDICATOR_COLUMNS), copy=False)
+    frame.insert(0, "time", own.time)
+    return frame
 
 
 def indicator_columns(own: BarArrays, coarser: Sequence[BarArrays]) -> dict[str, Float64]:
-    """Return every indicator column, float64 ``[n]``, from arrays.
+    """Return every indicator column, float64 ``[n]``, from arrays; as :func:`indicator_values`."""
+    return dict(zip(INDICATOR_COLUMNS, indicator_values(own, coarser), strict=True))
+
+
+def indicator_values(own: BarArrays, coarser: Sequence[BarArrays]) -> Float64:
+    """Return the matrix of all indicators, float64 ``[len(INDICATOR_COLUMNS), n]``, from arrays.
 
     Without ``coarser`` bars the timeframe's own trend stands for theirs.
     """
-    columns: dict[str, Float64] = {}
-    for indicator in INDICATORS:
-        found = indicator.batch(own, columns) if indicator.batch else trend_correlation(own, coarser)
-        columns.update(found)
-    return columns
+    values = np.empty((len(INDICATOR_COLUMNS), len(own)))
+    fill_averages(own.close, values)
+    fill_wilder(own.high, own.low, own.close, values)
+    fill_moments(own.close, values)
+    fill_trends(own, coarser, values)
+    fill_volume(own.high, own.low, own.close, own.tick_volume, values)
+    fill_levels(own.high, own.low, own.close, values)
+    return values

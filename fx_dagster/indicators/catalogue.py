@@ -10,11 +10,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fx_dagster.indicators import levels, multi_timeframe, oscillators, trend, volume
-from fx_dagster.indicators.arrays import ATR_FLOOR, CONTEXT_TIMEFRAMES, BarArrays, Columns, Float64
+from fx_dagster.indicators.arrays import ATR_FLOOR, CONTEXT_TIMEFRAMES, Columns, Float64
 
 __all__ = ["ATR_FLOOR", "CONTEXT_TIMEFRAMES", "INDICATORS", "INDICATOR_COLUMNS", "INDICATOR_NAMES", "Indicator"]
 
-Batch = Callable[[BarArrays, Columns], Mapping[str, Float64]]
 Vote = Callable[[Columns, Float64], Float64]
 
 MEMORY_BARS: Final = 600
@@ -25,16 +24,14 @@ MEMORY_BARS: Final = 600
 class Indicator:
     """One indicator of the catalogue.
 
-    ``warmup_bars`` counts the rows without a value at the beginning of a history. ``batch`` takes the bars and the
-    columns computed before it and returns its own; it is None for the one that also needs the coarser timeframes.
-    ``vote`` takes columns and closes and returns votes in [-1, 1], positive for a rise.
+    ``warmup_bars`` counts the rows without a value at the beginning of a history. ``vote`` takes columns and closes and
+    returns votes in [-1, 1], positive for a rise.
     """
 
     name: str
     columns: tuple[str, ...]
     warmup_bars: int
     vote: Vote = field(repr=False)
-    batch: Batch | None = field(repr=False)
     parameters: Mapping[str, Any] = field(hash=False)
 
 
@@ -45,7 +42,6 @@ def _sma(window: int) -> Indicator:
         (name,),
         window - 1,
         partial(trend.average_vote, column=name),
-        partial(trend.sma, window=window),
         MappingProxyType({"window": window, "scale_atr": trend.SCALES_ATR[name]}),
     )
 
@@ -57,7 +53,6 @@ def _ema(span: int) -> Indicator:
         (name,),
         span - 1,
         partial(trend.average_vote, column=name),
-        partial(trend.ema, span=span),
         MappingProxyType({"span": span, "scale_atr": trend.SCALES_ATR[name]}),
     )
 
@@ -70,7 +65,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("rsi_14",),
         oscillators.RSI_WINDOW,
         oscillators.rsi_vote,
-        oscillators.rsi,
         MappingProxyType({"window": oscillators.RSI_WINDOW, "scale": oscillators.RSI_VOTE_SCALE}),
     ),
     Indicator(
@@ -78,7 +72,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("macd",),
         max(trend.EMA_SPANS) - 1,
         trend.macd_vote,
-        trend.macd,
         MappingProxyType({"fast": 12, "slow": 26, "scale_atr": trend.SCALES_ATR["macd"]}),
     ),
     Indicator(
@@ -86,7 +79,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("macd_signal",),
         max(trend.EMA_SPANS) + trend.SIGNAL_SPAN - 2,
         trend.macd_signal_vote,
-        trend.macd_signal,
         MappingProxyType({"span": trend.SIGNAL_SPAN, "scale_atr": trend.SCALES_ATR["macd_signal"]}),
     ),
     Indicator(
@@ -94,7 +86,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("bollinger_upper", "bollinger_lower", "bollinger_position"),
         oscillators.BOLLINGER_WINDOW - 1,
         oscillators.bollinger_vote,
-        oscillators.bollinger,
         MappingProxyType({"window": oscillators.BOLLINGER_WINDOW, "deviations": oscillators.BOLLINGER_DEVIATIONS}),
     ),
     Indicator(
@@ -102,7 +93,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("atr_14", "atr_move"),
         oscillators.ATR_WINDOW + 1,
         oscillators.atr_vote,
-        oscillators.atr,
         MappingProxyType({"window": oscillators.ATR_WINDOW, "floor": ATR_FLOOR}),
     ),
     Indicator(
@@ -110,7 +100,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("trend_strength", "trend_coarse", "trend_correlation"),
         multi_timeframe.TREND_WINDOW - 1,
         multi_timeframe.trend_correlation_vote,
-        None,
         MappingProxyType({"window": multi_timeframe.TREND_WINDOW}),
     ),
     Indicator(
@@ -118,7 +107,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("vwap_20", "volume_momentum"),
         volume.VOLUME_WINDOW,
         volume.volume_weighted_vote,
-        volume.volume_weighted,
         MappingProxyType(
             {
                 "window": volume.VOLUME_WINDOW,
@@ -132,7 +120,6 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
         ("support", "resistance"),
         levels.LEVEL_WINDOW,
         levels.support_resistance_vote,
-        levels.support_resistance,
         MappingProxyType(
             {"window": levels.LEVEL_WINDOW, "swing_bars": levels.SWING_BARS, "swings_kept": levels.SWINGS_KEPT}
         ),

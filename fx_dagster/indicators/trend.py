@@ -9,9 +9,11 @@ distance is 0.7 for every indicator. For SMA n that is sqrt(n/3)/1.25; for an EM
 from typing import Final
 
 import numpy as np
-import talib
 
-from fx_dagster.indicators.arrays import BarArrays, Columns, Float64, floored_atr
+from fx_dagster.compiled import compiled
+from fx_dagster.indicators.arrays import Columns, Float64, floored_atr
+from fx_dagster.indicators.columns import Column
+from fx_dagster.indicators.windows import Array, slide_mean
 
 SMA_WINDOWS: Final = (20, 50, 200)
 EMA_SPANS: Final = (12, 26)
@@ -26,33 +28,64 @@ SCALES_ATR: Final = {
     "macd_signal": 0.35,
 }
 
+_SMA_20, _SMA_50, _SMA_200 = int(Column.SMA_20), int(Column.SMA_50), int(Column.SMA_200)
+_EMA_12, _EMA_26 = int(Column.EMA_12), int(Column.EMA_26)
+_MACD, _SIGNAL = int(Column.MACD), int(Column.MACD_SIGNAL)
+_FAST, _SLOW = EMA_SPANS
+_FIRST_SIGNAL = _SLOW + SIGNAL_SPAN - 2
+
 
 def squash(x: Float64) -> Float64:
     """Map the real line to (-1, 1): x / sqrt(1 + x²)."""
     return x / np.sqrt(1.0 + x * x)
 
 
-def sma(bars: BarArrays, _done: Columns, *, window: int) -> dict[str, Float64]:
-    """Simple moving average of the close: Σ close / n over the last n bars. First value at row n - 1."""
-    return {f"sma_{window}": talib.SMA(bars.close, window)}
+@compiled
+def smooth(average: float, value: float, count: int, window: int, share: float) -> float:
+    """Return an exponential average after one more value: e ← e + share·(value - e), seeded with a mean.
 
+    Args:
+        average: before; while the seed is gathered, the sum of the values so far.
+        value: the new one.
+        count: values before it.
+        window: values of the seed.
+        share: of the new value; 2/(window + 1) for an EMA, 1/window for Wilder's average.
 
-def ema(bars: BarArrays, _done: Columns, *, span: int) -> dict[str, Float64]:
-    """Exponential moving average: e ← e + 2/(n+1)·(close - e), seeded with the SMA at row n - 1 (TA-Lib)."""
-    return {f"ema_{span}": talib.EMA(bars.close, span)}
-
-
-def macd(_bars: BarArrays, done: Columns) -> dict[str, Float64]:
-    """MACD line (Appel 1979): EMA 12 - EMA 26. First value at row 25.
-
-    ``talib.MACD`` seeds the fast average later; the two agree once the seeds are forgotten.
+    Returns:
+        The average; with fewer than ``window`` values, their sum.
     """
-    return {"macd": done["ema_12"] - done["ema_26"]}
+    if count >= window:
+        return (value - average) * share + average
+    if count == 0:
+        return value
+    return (average + value) / window if count == window - 1 else average + value
 
 
-def macd_signal(_bars: BarArrays, done: Columns) -> dict[str, Float64]:
-    """EMA 9 of the MACD line, seeded with the mean of its first nine values. First value at row 33."""
-    return {"macd_signal": talib.EMA(done["macd"], SIGNAL_SPAN)}
+@compiled
+def fill_averages(close: Array, values: Array) -> None:
+    """Write SMA 20, 50, 200, EMA 12, 26, MACD and its signal of ``close`` into their rows of ``values``.
+
+    SMA n: Σ close / n over the last n bars, first value at row n - 1. EMA n: e ← e + 2/(n+1)·(close - e), seeded with
+    the SMA at row n - 1. MACD (Appel 1979): EMA 12 - EMA 26, first value at row 25 (``talib.MACD`` seeds the fast
+    average later; the two agree once the seeds are forgotten). Signal: EMA 9 of the MACD line, seeded with the mean of
+    its first nine values, at row 33.
+    """
+    slide_mean(close, 20, values[_SMA_20])
+    slide_mean(close, 50, values[_SMA_50])
+    slide_mean(close, 200, values[_SMA_200])
+    fast_row, slow_row, line_row, signal_row = values[_EMA_12], values[_EMA_26], values[_MACD], values[_SIGNAL]
+    fast = slow = signal = 0.0
+    for row in range(len(close)):
+        fast = smooth(fast, close[row], row, _FAST, 2.0 / (_FAST + 1))
+        slow = smooth(slow, close[row], row, _SLOW, 2.0 / (_SLOW + 1))
+        line = fast - slow
+        if row >= _SLOW - 1:
+            signal = smooth(signal, line, row - (_SLOW - 1), SIGNAL_SPAN, 2.0 / (SIGNAL_SPAN + 1))
+        fast_row[row], slow_row[row], line_row[row], signal_row[row] = fast, slow, line, signal
+    fast_row[: _FAST - 1] = np.nan
+    slow_row[: _SLOW - 1] = np.nan
+    line_row[: _SLOW - 1] = np.nan
+    signal_row[:_FIRST_SIGNAL] = np.nan
 
 
 def average_vote(columns: Columns, close: Float64, *, column: str) -> Float64:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fx_dagster.features.cross import cross_features, rolling_correlation
+from fx_dagster.features.cross import common_grid, cross_features
 from fx_dagster.indicators.arrays import bar_arrays
 from fx_dagster.market.timeframes import Timeframe
 
@@ -16,22 +16,6 @@ def test_sums_over_peers_are_bitwise_free_of_their_order(make_bars):
         np.testing.assert_array_equal(other[name], values)
 
 
-def test_rolling_correlation_is_pearsons():
-    first, second = np.random.default_rng(5).normal(0.0, 1e-3, (2, 300))
-    second += 0.7 * first
-    found = rolling_correlation(first, second, 60)
-    assert np.isnan(found[:59]).all()
-    for row in (59, 150, 299):
-        window = slice(row - 59, row + 1)
-        assert found[row] == pytest.approx(np.corrcoef(first[window], second[window])[0, 1], abs=1e-9)
-
-
-def test_a_peer_that_does_not_move_has_no_correlation():
-    moves = np.random.default_rng(5).normal(0.0, 1e-3, 200)
-    still = np.where(np.arange(200) < 80, moves[::-1], 0.0)
-    assert (rolling_correlation(moves, still, 60)[140:] == 0.0).all()
-
-
 def test_a_peers_bar_that_opens_later_is_not_seen(make_bars):
     bars = make_bars(600, base=H4)
     own, peer = bar_arrays({H4: bars}, H4), make_bars(600, base=H4, seed=4)
@@ -40,3 +24,22 @@ def test_a_peers_bar_that_opens_later_is_not_seen(make_bars):
     for name in whole:
         np.testing.assert_array_equal(part[name][:599], whole[name][:599])
     assert part["cross_correlation"][599] != whole["cross_correlation"][599]
+
+
+def test_the_first_rows_are_unknown_and_later_ones_pearsons(make_bars):
+    own, peer = (bar_arrays({H4: make_bars(600, base=H4, seed=seed)}, H4) for seed in (3, 4))
+    found = cross_features(own, {"SIM001": peer})
+    assert np.isnan(found["cross_correlation"][:240]).all()
+    assert np.isfinite(found["cross_correlation"][240:]).all()
+    moves = np.diff(np.log(np.column_stack([own.close, peer.close])), axis=0)
+    for row in (240, 411, 599):
+        window = moves[row - 60 : row]
+        expected = np.corrcoef(window.T)[0, 1]
+        assert found["cross_correlation"][row] == pytest.approx(expected, abs=1e-9)
+        assert found["cross_correlation_abs"][row] == pytest.approx(abs(expected), abs=1e-9)
+
+
+def test_the_grid_is_the_union_of_times():
+    grid, table = common_grid([np.array([1, 3]), np.array([2, 3])], [np.array([10.0, 30.0]), np.array([2.0, 3.0])])
+    assert grid.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(table, [[10.0, np.nan], [np.nan, 2.0], [30.0, 3.0]])
