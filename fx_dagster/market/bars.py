@@ -1,23 +1,34 @@
 """Ticks to bars, and bars to longer bars.
 
-Ticks are read once, into the base timeframe; everything longer is built from base bars. A group's edges are found by
-searching the bar grid in the sorted times, so that no arithmetic is done per tick beyond the reductions themselves.
+Ticks are read once, into the base timeframe; everything longer is built from base bars. Both run on the functions that
+a live session calls for each tick (:mod:`fx_dagster.market.incremental`), so that its bars are these.
 """
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fx_dagster.compiled import compiled
 from fx_dagster.errors import DataError
-from fx_dagster.market.schemas import BAR_TYPES, TickFlag, empty_bars
-from fx_dagster.market.timeframes import HOUR_NS, Int64, Timeframe, bar_close, bar_open
+from fx_dagster.market.calendar import bar_end_at
+from fx_dagster.market.incremental import (
+    BAR,
+    FORMING,
+    Record,
+    Rows,
+    add_tick,
+    finish_base,
+    finish_longer,
+    fold_bar,
+    known_until,
+)
+from fx_dagster.market.schemas import BAR_TYPES, TICK_TYPES, empty_bars
+from fx_dagster.market.timeframes import Int64, Timeframe
 
 Float64 = NDArray[np.float64]
-
-SPREAD_DECIMALS = 3
-"""A mean spread is kept to a thousandth of a point: below that there is only rounding noise."""
 
 
 def ticks_to_bars(
@@ -38,27 +49,7 @@ def ticks_to_bars(
     Raises:
         DataError: the ticks are not in ascending order of time.
     """
-    if ticks.empty:
-        return empty_bars()
-    time = ticks["time"].to_numpy()
-    _demand_ascending(time, "tick")
-    starts, openings = _groups(time, timeframe)
-    closed = _closed_count(openings, timeframe, int(time[-1]) if complete_until is None else complete_until)
-    if closed == 0:
-        return empty_bars()
-    stop = int(starts[closed]) if closed < len(starts) else len(time)
-    starts, openings = starts[:closed], openings[:closed]
-    bid, ask = ticks["bid"].to_numpy()[:stop], ticks["ask"].to_numpy()[:stop]
-    counts = np.diff(starts, append=stop)
-    return _bar_frame(
-        openings,
-        bid[starts],
-        np.maximum.reduceat(bid, starts),
-        np.minimum.reduceat(bid, starts),
-        bid[starts + counts - 1],
-        _tick_volume(ticks, starts, counts, stop),
-        _mean_spread(bid, ask, starts, counts, point),
-    )
+    return _frame(_tick_bars(ticks, timeframe, point, complete_until))
 
 
 def resample_bars(
@@ -80,29 +71,7 @@ def resample_bars(
         raise DataError(
             f"bars of {source_timeframe} hold no {timeframe}", mend="ask for the same or a longer timeframe"
         )
-    if bars.empty:
-        return empty_bars()
-    time = bars["time"].to_numpy()
-    _demand_ascending(time, "bar")
-    until = int(bar_close(time[-1:], source_timeframe)[0]) if complete_until is None else complete_until
-    starts, openings = _groups(time, timeframe)
-    closed = _closed_count(openings, timeframe, until)
-    if closed == 0:
-        return empty_bars()
-    stop = int(starts[closed]) if closed < len(starts) else len(time)
-    starts, openings = starts[:closed], openings[:closed]
-    column = {name: bars[name].to_numpy()[:stop] for name in BAR_TYPES}
-    counts = np.diff(starts, append=stop)
-    volume = np.add.reduceat(column["tick_volume"], starts)
-    return _bar_frame(
-        openings,
-        column["open"][starts],
-        np.maximum.reduceat(column["high"], starts),
-        np.minimum.reduceat(column["low"], starts),
-        column["close"][starts + counts - 1],
-        volume,
-        _weighted_spread(column["spread"], column["tick_volume"], volume, starts, counts),
-    )
+    return _frame(_longer_bars(_packed(bars), source_timeframe, timeframe, complete_until))
 
 
 def build_timeframes(
@@ -112,73 +81,122 @@ def build_timeframes(
 
     Arguments and errors as of :func:`ticks_to_bars`.
     """
-    until = int(ticks["time"].iloc[-1]) if complete_until is None and not ticks.empty else complete_until
-    # The base bar that is still open belongs to no longer bar either, since each of those would end later still.
-    bars = ticks_to_bars(ticks, base, point, complete_until=until)
+    if complete_until is None and not ticks.empty:
+        complete_until = int(ticks["time"].iloc[-1])
+    # The base bar that is still open belongs to no longer bar either: none is closed before all its base bars are.
+    bars = _tick_bars(ticks, base, point, complete_until)
     return {
-        timeframe: bars if timeframe is base else resample_bars(bars, base, timeframe, complete_until=until)
+        timeframe: _frame(bars if timeframe is base else _longer_bars(bars, base, timeframe, complete_until))
         for timeframe in base.coarser()
     }
 
 
-def _demand_ascending(time: Int64, what: str) -> None:
-    if np.any(time[1:] < time[:-1]):
-        row = int(np.argmax(time[1:] < time[:-1])) + 1
-        raise DataError(f"{what} row {row} is earlier than the row before", mend="quarantine or sort the rows first")
+def _tick_bars(ticks: pd.DataFrame, timeframe: Timeframe, point: float, until: int | None) -> Rows:
+    if ticks.empty:
+        return np.empty(0, dtype=BAR)
+    columns = [_column(ticks[name], kind) for name, kind in TICK_TYPES.items()]
+    time = columns[0]
+    known = int(time[-1] if until is None else until)
+    return _run("tick", _bars_of_ticks, time, timeframe, *columns, _code(timeframe), float(point), known)
 
 
-def _groups(time: Int64, timeframe: Timeframe) -> tuple[Int64, Int64]:
-    """Return where each bar's rows start in the sorted times, and each bar's opening time."""
-    step = min(timeframe.nominal_ns, HOUR_NS)
-    first, last = int(time[0]) // step, int(time[-1]) // step
-    if last - first < len(time):
-        edges = np.arange(first, last + 2, dtype=np.int64) * step
-        bounds = np.searchsorted(time, edges)
-        filled = bounds[1:] > bounds[:-1]
-        starts, openings = bounds[:-1][filled], edges[:-1][filled]
-    else:
-        grid = time // step
-        starts = np.concatenate([[0], np.flatnonzero(grid[1:] != grid[:-1]) + 1])
-        openings = grid[starts] * step
-    if timeframe.nominal_ns > HOUR_NS:
-        longer = bar_open(openings, timeframe)
-        heads = np.concatenate([[0], np.flatnonzero(longer[1:] != longer[:-1]) + 1])
-        starts, openings = starts[heads], longer[heads]
-    return starts, openings
+def _longer_bars(bars: Rows, source: Timeframe, timeframe: Timeframe, until: int | None) -> Rows:
+    if len(bars) == 0:
+        return bars
+    time = bars["time"]
+    known = int(bar_end_at(int(time[-1]), _code(source)) if until is None else until)
+    return _run("bar", _bars_of_bars, time, timeframe, bars, _code(timeframe), known_until(known, _code(source)))
 
 
-def _closed_count(openings: Int64, timeframe: Timeframe, until: int) -> int:
-    # Openings ascend and so do closings: only the tail can be unfinished.
-    tail = openings[-64:]
-    open_bars = int(np.count_nonzero(bar_close(tail, timeframe) > until))
-    if open_bars == len(tail) < len(openings):
-        return int(np.count_nonzero(bar_close(openings, timeframe) <= until))
-    return len(openings) - open_bars
+def _run(what: str, kernel: Callable[..., int], time: Int64, timeframe: Timeframe, *arguments: Any) -> Rows:
+    """Return what a kernel writes.
+
+    Raises:
+        DataError: the times are not in ascending order.
+    """
+    # No bar is shorter than half its nominal length, whatever the clock or the month does.
+    span = max(0, int(time[-1]) - int(time[0]))
+    out = np.empty(min(len(time), 2 * span // timeframe.nominal_ns + 2), dtype=BAR)
+    written = kernel(*arguments, np.zeros(1, dtype=FORMING), out)
+    if written < 0:
+        raise DataError(
+            f"{what} row {-written} is earlier than the row before", mend="quarantine or sort the rows first"
+        )
+    return out[:written]
 
 
-def _tick_volume(ticks: pd.DataFrame, starts: Int64, counts: Int64, stop: int) -> Float64:
-    modelled = (ticks["flags"].to_numpy()[:stop] & np.int32(TickFlag.MODELLED)) != 0
-    if not modelled.any():
-        return counts.astype(np.float64)
-    weights = np.where(modelled, ticks["volume"].to_numpy()[:stop], 1.0)
-    return cast("Float64", np.add.reduceat(weights, starts))
+@compiled
+def _bars_of_ticks(
+    time: Int64, bid: Float64, ask: Float64, volume: Float64, flags: NDArray[np.int32],
+    code: int, point: float, until: int, forming: Record, out: Record,
+) -> int:  # fmt: skip
+    """Write the bars that end by ``until`` and return their number, or minus the first row that is out of order."""
+    bar = forming[0]
+    written = 0
+    before = time[0]
+    for row in range(len(time)):
+        moment = time[row]
+        if moment < before:
+            return -row
+        before = moment
+        if moment >= bar.end and bar.count > 0:
+            # Rows out of order may need more room than there is: they are refused below.
+            if bar.end > until or written == len(out):
+                bar.count = 0
+            else:
+                finish_base(bar, code, point, out[written])
+                written += 1
+        add_tick(bar, code, moment, bid[row], ask[row], volume[row], flags[row])
+    if bar.end <= until:
+        finish_base(bar, code, point, out[written])
+        written += 1
+    return written
 
 
-def _mean_spread(bid: Float64, ask: Float64, starts: Int64, counts: Int64, point: float) -> Float64:
-    mean = np.add.reduceat(ask - bid, starts) / counts
-    return _rounded(mean / point)
+@compiled
+def _bars_of_bars(bars: Record, code: int, until: int, forming: Record, out: Record) -> int:
+    """As :func:`_bars_of_ticks`, from shorter bars."""
+    bar = forming[0]
+    written = 0
+    before = bars[0].time
+    for row in range(len(bars)):
+        moment = bars[row].time
+        if moment < before:
+            return -row
+        before = moment
+        if moment >= bar.end and bar.count > 0:
+            if bar.end > until or written == len(out):
+                bar.count = 0
+            else:
+                finish_longer(bar, code, out[written])
+                written += 1
+        fold_bar(bar, code, bars[row])
+    if bar.end <= until:
+        finish_longer(bar, code, out[written])
+        written += 1
+    return written
 
 
-def _weighted_spread(spread: Float64, weight: Float64, total: Float64, starts: Int64, counts: Int64) -> Float64:
-    weighted = np.add.reduceat(spread * weight, starts) / np.where(total > 0, total, 1.0)
-    plain = np.add.reduceat(spread, starts) / counts
-    return _rounded(np.where(total > 0, weighted, plain))
+def _code(timeframe: Timeframe) -> int:
+    return tuple(Timeframe).index(timeframe)
 
 
-def _rounded(spread: Float64) -> Float64:
-    return np.asarray(np.round(spread, SPREAD_DECIMALS), dtype=np.float64)
+def _column(column: pd.Series, kind: str) -> NDArray:
+    """Return a column as the one type that the kernels are compiled for: contiguous, and not to be written to."""
+    values = np.ascontiguousarray(column.to_numpy(), dtype=kind).view()
+    values.flags.writeable = False
+    return values
 
 
-def _bar_frame(*columns: NDArray) -> pd.DataFrame:
-    named = zip(BAR_TYPES.items(), columns, strict=True)
-    return pd.DataFrame({name: np.asarray(column, dtype=kind) for (name, kind), column in named}, copy=False)
+def _packed(bars: pd.DataFrame) -> Rows:
+    rows = np.zeros(len(bars), dtype=BAR)
+    for name in BAR_TYPES:
+        rows[name] = bars[name].to_numpy()
+    return rows
+
+
+def _frame(bars: Rows) -> pd.DataFrame:
+    if len(bars) == 0:
+        return empty_bars()
+    columns = {name: np.ascontiguousarray(bars[name], dtype=kind) for name, kind in BAR_TYPES.items()}
+    return pd.DataFrame(columns, copy=False)

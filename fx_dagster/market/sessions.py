@@ -125,6 +125,14 @@ class Session:
         behind = intervals[intervals[:, 0] < server]
         return int(from_server(np.array([min(int(behind[-1, 1]), server)]))[0])
 
+    def edges(self, start: int, end: int) -> Int64:
+        """Return the moments (ns UTC, ascending) at which the market surely opens, closes, opens, … in a window.
+
+        The window is widened to whole open intervals, and begins and ends with one.
+        """
+        intervals = self._intervals_around(np.array([start, end]))
+        return from_server(_joined(intervals).reshape(-1))
+
     def open_share(self, timeframe: Timeframe) -> float:
         """Return the share of a bar's nominal length that is open in an ordinary week; 1 for bars up to an hour."""
         if timeframe.nominal_ns <= HOUR_NS:
@@ -207,6 +215,13 @@ def trading_days_between(start: int, end: int) -> int:
     return int(
         np.busday_count(np.int64(first).astype("datetime64[D]"), np.int64(max(first, last)).astype("datetime64[D]"))
     )
+
+
+def _joined(intervals: Int64) -> Int64:
+    """Return the intervals with those that touch made one."""
+    apart = intervals[1:, 0] > intervals[:-1, 1]
+    starts, ends = np.concatenate([[True], apart]), np.concatenate([apart, [True]])
+    return np.column_stack([intervals[starts, 0], intervals[ends, 1]])
 
 
 def _without(intervals: Int64, start: int, end: int) -> Int64:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fx_dagster.errors import DataError
-from fx_dagster.market.bars import SPREAD_DECIMALS
+from fx_dagster.market.incremental import SPREAD_DECIMALS
 from fx_dagster.market.instruments import Instrument
 from fx_dagster.market.schemas import TickFlag, empty_ticks, tick_frame
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, Int64, Timeframe, bar_close, to_server

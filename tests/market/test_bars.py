@@ -99,6 +99,48 @@ def test_chunks_give_the_bars_of_the_whole(seed: int, cuts: list[int], timeframe
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole, check_exact=True)
 
 
+@quick
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 2_000),
+    timeframe=st.sampled_from(["M1", "H1", "D1"]),
+)
+def test_spreads_and_volumes_are_summed_in_the_order_of_the_rows(seed: int, rows: int, timeframe: str):
+    ticks = random_ticks(seed, rows, 2 * DAY_NS).assign(volume=np.random.default_rng(seed).random(rows) * 9)
+    ticks["flags"] = np.where(np.arange(rows) % 3 == 0, int(TickFlag.MODELLED), 0).astype(np.int32)
+    until = int(ticks["time"].iloc[-1]) + 40 * DAY_NS
+    built = build_timeframes(ticks, Timeframe(timeframe), POINT, complete_until=until)
+    base = built[Timeframe(timeframe)]
+    weights = np.where(ticks["flags"] != 0, ticks["volume"], 1.0)
+    openings = bar_open(ticks["time"].to_numpy(), Timeframe(timeframe))
+    for number, opening in enumerate(base["time"]):
+        part = openings == opening
+        spread = np.cumsum((ticks["ask"] - ticks["bid"])[part].to_numpy())[-1] / part.sum() / POINT
+        assert base["spread"].iloc[number] == np.round(spread, 3)
+        assert base["tick_volume"].iloc[number] == np.cumsum(weights[part])[-1]
+    month = built[Timeframe.MN1].iloc[0]
+    inside = bar_open(base["time"].to_numpy(), Timeframe.MN1) == month["time"]
+    volume = np.cumsum(base["tick_volume"][inside])
+    weighted = np.cumsum((base["spread"] * base["tick_volume"])[inside])
+    assert month["tick_volume"] == volume.iloc[-1]
+    assert month["spread"] == np.round(weighted.iloc[-1] / volume.iloc[-1], 3)
+
+
+def test_what_is_undefined_stays_so(make_ticks):
+    ticks = make_ticks([1.1, np.nan, 1.3])
+    bars = build_timeframes(ticks, Timeframe.M1, POINT, complete_until=ns("2017-03-15 09:05"))
+    for name in (Timeframe.M1, Timeframe.M5):
+        assert bars[name][["high", "low"]].isna().all(axis=None)
+        assert bars[name]["close"].tolist() == [1.3]
+
+
+def test_a_month_of_weeks_waits_for_the_week_that_it_ends_in(make_ticks):
+    ticks = make_ticks([1.1, 1.4], time=[ns("2017-01-25 12:00"), ns("2017-01-30 12:00")])
+    for until, months in {"2017-02-02": 0, "2017-02-05 21:59": 0, "2017-02-05 22:00": 1}.items():
+        built = build_timeframes(ticks, Timeframe.W1, POINT, complete_until=ns(until))
+        assert len(built[Timeframe.MN1]) == months
+
+
 def test_a_bar_of_three_ticks(make_ticks):
     ticks = make_ticks([1.1, 1.3, 1.2], spread=np.array([1e-4, 2e-4, 3e-4]))
     bars = ticks_to_bars(ticks, Timeframe.M1, POINT, complete_until=ns("2017-03-15 09:01"))
@@ -182,6 +224,9 @@ def test_no_rows_no_bars():
 def test_refuses_what_it_cannot_do(make_ticks, sample_bars):
     with pytest.raises(DataError, match="tick row 2 is earlier than the row before → quarantine or sort"):
         ticks_to_bars(make_ticks([1.0, 1.0, 1.0], time=[5, 6, 3]), Timeframe.M1, POINT)
+    far_and_back = make_ticks([1.0] * 6, time=[0, 10 * DAY_NS, 20 * DAY_NS, 30 * DAY_NS, 40 * DAY_NS, 5])
+    with pytest.raises(DataError, match="tick row 5 is earlier"):
+        ticks_to_bars(far_and_back, Timeframe.M1, POINT)
     with pytest.raises(DataError, match="bars of H1 hold no M15"):
         resample_bars(sample_bars, Timeframe.H1, Timeframe.M15)
     with pytest.raises(DataError, match="bar row 1 is earlier"):
