@@ -120,11 +120,31 @@ class RiskSettings(BaseSettings):
     hold_bars_max: PositiveInt = 24
     entry_score_min: Share = Field(0.10, description="Absolute combined score needed to enter.")
     valid_above: Share = Field(0.6, description="Validation score above which a decision is valid.")
+    volatility_scale_min: PositiveFloat = Field(0.25, description="Least factor of size by volatility.")
+    volatility_scale_max: PositiveFloat = Field(2.0, description="Largest factor of size by volatility.")
+    margin_used_max: Fraction = Field(0.5, description="Margin of all positions over equity, at most.")
+    currency_exposure_max: PositiveFloat = Field(
+        6.0, description="Net exposure of one currency over equity, at most; of the account's currency too."
+    )
+    correlation_max: Share = Field(
+        0.8, description="Correlation (times directions) above which positions share one regime limit."
+    )
+    var_max: Fraction = Field(0.05, description="One-day value at risk of all positions over equity, at 99 %.")
+    cvar_max: Fraction = Field(0.06, description="One-day expected shortfall over equity, at 97.5 %.")
+    drift_max: Share = Field(0.3, description="Drift of the features (0 … 1) from which the models' weight goes down.")
+    drift_strong: Share = Field(0.8, description="Drift at which it is 0, and indicators alone decide.")
     daily_loss_max: Fraction = 0.03
     loss_streak_max: PositiveInt = 6
     spread_ratio_max: PositiveFloat = Field(4.0, description="Spread over its running median that blocks entries.")
     volatility_ratio_max: PositiveFloat = Field(4.0, description="Short over long volatility that blocks entries.")
+    correlation_shift_max: PositiveFloat = Field(
+        0.6, description="Mean change of a symbol's correlations with the others that blocks entries."
+    )
     breaker_hours: PositiveFloat = Field(24.0, description="How long a tripped breaker keeps entries closed.")
+    conservative_hours: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="How long sizes stay small after the emergency level."
+    )
+    conservative_scale: Fraction = Field(0.5, description="Factor of size in these hours.")
     drawdown_reduce: Fraction = 0.03
     drawdown_halve: Fraction = 0.05
     drawdown_close_only: Fraction = 0.08
@@ -138,6 +158,22 @@ class RiskSettings(BaseSettings):
             raise ValueError(f"drawdown stages must ascend: reduce < halve < close_only < halt, got {stages}")
         return self
 
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        for low, high, strictly in _ASCENDING:
+            below, above = getattr(self, low), getattr(self, high)
+            if below > above or (strictly and below == above):
+                raise ValueError(f"{low} is {below}, it must be below {high}, which is {above}")
+        return self
+
+
+_ASCENDING = (
+    ("explore_risk", "risk_per_trade_max", False),
+    ("volatility_scale_min", "volatility_scale_max", False),
+    ("drift_max", "drift_strong", True),
+)
+"""Pairs of risk settings of which the first is the smaller, and whether strictly."""
+
 
 class CostSettings(BaseSettings):
     """What trading costs where the data does not say."""
@@ -145,7 +181,23 @@ class CostSettings(BaseSettings):
     model_config = _group("FX_COST_")
 
     commission_per_lot: Annotated[float, Field(ge=0)] = Field(3.5, description="USD a lot and side.")
-    slippage_points: Annotated[float, Field(ge=0)] = Field(2.0, description="Adverse points a fill.")
+    slippage_model: Literal["fixed", "spread", "volatility"] = Field(
+        "fixed", description="What slippage is measured by: points, the quote's spread, or the ATR."
+    )
+    slippage_points: Annotated[float, Field(ge=0)] = Field(2.0, description="Adverse points a fill, if fixed.")
+    slippage_spread_share: Annotated[float, Field(ge=0)] = Field(0.25, description="Adverse share of the spread.")
+    slippage_atr_share: Annotated[float, Field(ge=0)] = Field(0.02, description="Adverse share of the base ATR.")
+
+
+class StressSettings(BaseSettings):
+    """How bad it is made: resampled paths and made shocks of a backtest."""
+
+    model_config = _group("FX_STRESS_")
+
+    samples: Annotated[int, Field(ge=100)] = Field(2_000, description="Resampled paths.")
+    dates: PositiveInt = Field(3, description="Dates at which each shock is tried.")
+    gap_atr: PositiveFloat = Field(10.0, description="Jump of the price against every open position, in ATR.")
+    spread_factor: Annotated[float, Field(ge=1)] = Field(10.0, description="Spread over its median, for a day.")
 
 
 class TritonSettings(BaseSettings):
@@ -199,7 +251,14 @@ class LiveSettings(BaseSettings):
     replay_speed: PositiveFloat = Field(1.0, description="Market seconds a second.")
     poll_ms: PositiveFloat = Field(5.0, description="Pause between two questions to the terminal.")
     queue_ticks_max: PositiveInt = Field(65_536, description="Bound of the tick queue; beyond it the oldest quotes go.")
-    history_bars: PositiveInt = Field(1_500, description="Base bars kept in memory a symbol.")
+    history_bars: PositiveInt = Field(1_500, description="Bars of each timeframe that a new session warms up on.")
+    move_atr: PositiveFloat = Field(
+        1.0, description="Move since the models were last asked, in ATR, after which they are asked again."
+    )
+    refresh_s: PositiveFloat = Field(1.0, description="Least market time between two questions about a symbol.")
+    tape_mb_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        256.0, description="Size of a recorded stretch of the session; four are kept; 0: none is recorded."
+    )
     stale_after_s: PositiveFloat = Field(120.0, description="Silence in an open market after which a symbol is stale.")
     recover_after_s: PositiveFloat = Field(60.0, description="Health needed before the fallback level rises.")
     heartbeat_s: PositiveFloat = 10.0
@@ -222,6 +281,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     risk: RiskSettings = Field(default_factory=RiskSettings)
     cost: CostSettings = Field(default_factory=CostSettings)
+    stress: StressSettings = Field(default_factory=StressSettings)
     triton: TritonSettings = Field(default_factory=TritonSettings)
     postgres: PostgresSettings = Field(default_factory=PostgresSettings)
     redis: RedisSettings = Field(default_factory=RedisSettings)
@@ -252,6 +312,11 @@ class Settings(BaseSettings):
     def evaluation(self) -> Path:
         """Numbers of the newest backtest."""
         return self.home / "evaluation" / self.source.kind
+
+    @property
+    def live_state(self) -> Path:
+        """The market's state and the tapes of the account's sessions."""
+        return self.home / "live" / self.live.account
 
     @property
     def reports(self) -> Path:

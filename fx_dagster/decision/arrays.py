@@ -51,6 +51,8 @@ class StepInputs(NamedTuple):
     """What the other symbols say for this one, in [-1, 1] (+ up): :func:`inputs.cross_symbol`; NaN: alone."""
     correlation_shift: Float64
     """Mean absolute change of correlation with the others: :func:`inputs.cross_symbol`; NaN: alone."""
+    drift: Float64
+    """How far the features have drifted from those the models learned on: 0 not at all … 1 strongly; NaN: unknown."""
     conversion: Float64
     """Account currency per unit of the symbol's profit currency."""
     regime: Int8
@@ -73,6 +75,8 @@ class AccountState(NamedTuple):
     """Broker and journal can be reached."""
     command: int
     """:class:`Command`."""
+    commission_rate: float = 1.0
+    """Account currency per dollar, in which commission is told; not above 0 or not finite: 1."""
 
 
 class PositionTable(NamedTuple):
@@ -86,7 +90,7 @@ class PositionTable(NamedTuple):
     pending: Bool
     """An order of this symbol is on its way or its fate unknown: nothing new is sent."""
     foreign_lots: Float64
-    """Signed lots of manual or foreign positions: counted in margin limits, never managed."""
+    """Signed lots of manual or foreign positions: counted in all limits, never managed."""
 
 
 class Decisions(NamedTuple):
@@ -119,7 +123,7 @@ class Decisions(NamedTuple):
     risk_money: Float64
     """Money lost at the stop, costs included."""
     sizes: Float64
-    """``[n, 8]`` lots after each step: :class:`Size`."""
+    """``[n, 11]`` lots after each step: :class:`Size`."""
 
 
 def empty_inputs(n: int, m: int) -> StepInputs:
@@ -141,6 +145,7 @@ def empty_inputs(n: int, m: int) -> StepInputs:
         confidence=absent.copy(),
         agreement=absent.copy(),
         correlation_shift=absent.copy(),
+        drift=absent.copy(),
         conversion=absent.copy(),
         regime=np.full(n, Regime.UNKNOWN, dtype=np.int8),
         tradable=np.zeros(n, dtype=np.bool_),

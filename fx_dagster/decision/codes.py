@@ -89,7 +89,8 @@ class Breaker(IntFlag):
 
 
 class Reason(IntFlag):
-    """Why a decision is what it is; several at once. Below 2**20: what kept an entry away or shaped it."""
+    """Why a decision is what it is; several at once. Below 2**20 and from 2**29 on: what kept an entry away or shaped
+    it."""
 
     QUOTE_INVALID = 1 << 0
     STALE = 1 << 1
@@ -120,6 +121,11 @@ class Reason(IntFlag):
     LEVEL_EMERGENCY = 1 << 26
     FOREIGN_POSITION = 1 << 27
     MARKET_CLOSED = 1 << 28
+    FEATURES_DRIFTED = 1 << 29
+    CURRENCY_LIMIT = 1 << 30
+    CORRELATION_LIMIT = 1 << 31
+    RISK_LIMIT = 1 << 32
+    """VaR or CVaR of the portfolio."""
 
 
 class Size(IntEnum):
@@ -132,7 +138,10 @@ class Size(IntEnum):
     RISK_CAP = 4
     REGIME_CAP = 5
     MARGIN_CAP = 6
-    ROUNDED = 7
+    CURRENCY_CAP = 7
+    CORRELATION_CAP = 8
+    VAR_CAP = 9
+    ROUNDED = 10
 
 
 PATHS = ("traditional", "machine_learning", "deep_learning")

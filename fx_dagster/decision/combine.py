@@ -76,15 +76,31 @@ def learn_outcomes(state: Any, price: float, signals: np.ndarray, decay: float) 
 
 
 @compiled
+def model_trust(drift: float, drift_max: float, drift_strong: float) -> float:
+    """Return what drift leaves of the models' weight, in [0, 1].
+
+    1 up to ``drift_max``, from there down in a straight line to 0 at ``drift_strong``; 1 where drift is unknown (NaN).
+    """
+    if math.isnan(drift) or drift <= drift_max:
+        return 1.0
+    if drift >= drift_strong:
+        return 0.0
+    return (drift_strong - drift) / (drift_strong - drift_max)
+
+
+@compiled
 def path_weights(
     combine: int, signals: np.ndarray, meta: float, losses: np.ndarray, sharpness: float, traditional: float,
-    weights: np.ndarray,
+    trust: float, weights: np.ndarray,
 ) -> None:  # fmt: skip
     """Fill ``weights[3]``: what each path counts for; absent paths 0, the rest sum to 1.
 
     ``parallel``: ``traditional`` for the votes, the rest shared by the model paths. ``hierarchical``: the models
     decide (the meta model where there is one), the votes only where no model answers. ``hybrid``: proportional to
     ``exp(−sharpness × log-loss)``, the paths' posterior odds after as many independent outcomes as ``sharpness``.
+
+    The models' weights are multiplied by ``trust`` (:func:`model_trust`) before they are scaled to a sum of 1; in
+    ``hierarchical`` the votes get what the models lose.
     """
     machine = math.isfinite(signals[MACHINE]) or math.isfinite(meta)
     models = (1 if machine else 0) + (1 if math.isfinite(signals[DEEP]) else 0)
@@ -100,9 +116,11 @@ def path_weights(
             if combine == _PARALLEL:
                 weight = traditional if k == TRADITIONAL else (1.0 - traditional) / max(models, 1)
             elif combine == _HIERARCHICAL:
-                weight = (1.0 if models == 0 else 0.0) if k == TRADITIONAL else 1.0
+                weight = (1.0 if models == 0 else (1.0 - trust) * models) if k == TRADITIONAL else 1.0
             else:
                 weight = math.exp(-sharpness * (losses[k] - least)) if math.isfinite(least) else 1.0
+            if k != TRADITIONAL:
+                weight *= trust
         weights[k] = weight
         total += weight
     for k in range(3):
@@ -113,7 +131,8 @@ def path_weights(
 def combined_signal(combine: int, signals: np.ndarray, meta: float, weights: np.ndarray) -> float:
     """Return the weighted signal; in ``hierarchical`` a present meta model's signal replaces those of the models."""
     if combine == _HIERARCHICAL and math.isfinite(meta):
-        return meta
+        votes = signals[TRADITIONAL] if weights[TRADITIONAL] > 0.0 else 0.0
+        return weights[TRADITIONAL] * votes + (1.0 - weights[TRADITIONAL]) * meta
     score = 0.0
     for k in range(3):
         if weights[k] > 0.0 and math.isfinite(signals[k]):

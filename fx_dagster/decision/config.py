@@ -6,7 +6,8 @@ from typing import NamedTuple
 from fx_dagster.decision.arrays import VOTES
 from fx_dagster.decision.codes import Combine, Level
 from fx_dagster.errors import SettingsError
-from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS
+from fx_dagster.features.volatility import TRADING_DAYS_A_YEAR, bars_a_year
+from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS, Timeframe
 from fx_dagster.models.families import FAMILIES
 from fx_dagster.settings import CostSettings, RiskSettings, Settings
 
@@ -45,6 +46,11 @@ class StepConfig(NamedTuple):
     confidence_factor: float
     confidence_scale_max: float
     margin_used_max: float
+    currency_exposure_max: float
+    correlation_max: float
+    var_max: float
+    cvar_max: float
+    bars_a_day: float
     regime_position_max: tuple[float, ...]
     regime_stop_max: tuple[float, ...]
     stop_atr: float
@@ -60,11 +66,14 @@ class StepConfig(NamedTuple):
     spread_ratio_max: float
     volatility_ratio_max: float
     correlation_shift_max: float
+    drift_max: float
+    drift_strong: float
     breaker_ns: int
     recover_ns: int
     conservative_ns: int
     conservative_scale: float
     commission_per_lot: float
+    """Dollars a lot and side; ``AccountState.commission_rate`` turns them into the account's currency."""
     slippage_points: float
 
 
@@ -82,14 +91,13 @@ def step_config(
     vote_weights: tuple[float, ...] = (1.0 / VOTES,) * VOTES,
     validation_weights: tuple[float, float, float] = VALIDATION_WEIGHTS,
     loss_half_life_bars: float = 250.0,
-    correlation_shift_max: float = 0.6,
-    margin_used_max: float = 0.5,
+    timeframe: Timeframe = Timeframe.H1,
 ) -> StepConfig:
     """Return the step's numbers.
 
     Args:
         risk: risk settings.
-        cost: commission is in the account's currency here; slippage in points.
+        cost: commission in dollars, slippage in points.
         paper: explore with ``explore_risk`` while there is no edge; a real account then does not trade.
         best_level: best level that may be reached; ``TRADITIONAL`` makes the traditional control.
         simple_models: columns of ``p_up`` that level 2 needs.
@@ -100,8 +108,7 @@ def step_config(
         vote_weights: one a vote, sum 1.
         validation_weights: traditional, AI, correlation, sum 1.
         loss_half_life_bars: half-life of the paths' log-loss, in outcomes.
-        correlation_shift_max: mean change of correlation that trips the breaker.
-        margin_used_max: margin of all positions over equity, at most.
+        timeframe: base timeframe: of the returns from which VaR and CVaR are made.
 
     Raises:
         SettingsError: a number is impossible or two contradict each other; the message names the field.
@@ -128,11 +135,16 @@ def step_config(
         explore_risk=risk.explore_risk,
         risk_per_trade_max=risk.risk_per_trade_max,
         target_volatility=risk.target_volatility,
-        volatility_scale_min=0.25,
-        volatility_scale_max=2.0,
+        volatility_scale_min=risk.volatility_scale_min,
+        volatility_scale_max=risk.volatility_scale_max,
         confidence_factor=1.5,
         confidence_scale_max=2.0,
-        margin_used_max=margin_used_max,
+        margin_used_max=risk.margin_used_max,
+        currency_exposure_max=risk.currency_exposure_max,
+        correlation_max=risk.correlation_max,
+        var_max=risk.var_max,
+        cvar_max=risk.cvar_max,
+        bars_a_day=bars_a_year(timeframe) / TRADING_DAYS_A_YEAR,
         regime_position_max=REGIME_POSITION_MAX,
         regime_stop_max=REGIME_STOP_MAX,
         stop_atr=risk.stop_atr,
@@ -147,19 +159,25 @@ def step_config(
         loss_streak_max=risk.loss_streak_max,
         spread_ratio_max=risk.spread_ratio_max,
         volatility_ratio_max=risk.volatility_ratio_max,
-        correlation_shift_max=correlation_shift_max,
+        correlation_shift_max=risk.correlation_shift_max,
+        drift_max=risk.drift_max,
+        drift_strong=risk.drift_strong,
         breaker_ns=int(risk.breaker_hours * HOUR_NS),
         recover_ns=int(recover_after_s * SECOND_NS),
-        conservative_ns=HOUR_NS,
-        conservative_scale=0.5,
+        conservative_ns=int(risk.conservative_hours * HOUR_NS),
+        conservative_scale=risk.conservative_scale,
         commission_per_lot=cost.commission_per_lot,
         slippage_points=cost.slippage_points,
     )
     return checked(config)
 
 
-def paper_config(settings: Settings) -> StepConfig:
+def paper_config(settings: Settings, timeframe: Timeframe = Timeframe.H1) -> StepConfig:
     """Return the configuration of this installation on paper: the same for the live session and for backtests.
+
+    Args:
+        settings: of this installation.
+        timeframe: base timeframe of the market source.
 
     Raises:
         SettingsError: it is not possible; the message names the field.
@@ -171,6 +189,7 @@ def paper_config(settings: Settings) -> StepConfig:
         simple_models=len(FAMILIES),
         horizon_bars=settings.feature.horizon_bars,
         recover_after_s=settings.live.recover_after_s,
+        timeframe=timeframe,
     )
 
 
@@ -206,13 +225,15 @@ def checked(config: StepConfig) -> StepConfig:
 
 _FRACTIONS = (
     "parallel_traditional", "valid_above", "entry_score_min", "kelly_fraction", "explore_risk", "risk_per_trade_max",
-    "margin_used_max", "stage_exit", "tight_stop", "daily_loss_max", "loss_decay", "conservative_scale",
+    "margin_used_max", "correlation_max", "var_max", "cvar_max", "stage_exit", "tight_stop", "daily_loss_max",
+    "loss_decay", "conservative_scale",
 )  # fmt: skip
 _POSITIVES = (
     "horizon_bars", "loss_sharpness", "kelly_trades_min", "target_volatility", "volatility_scale_min",
     "volatility_scale_max", "confidence_factor", "confidence_scale_max", "stop_atr", "target_atr", "hold_bars_max",
     "stage_retrip", "loss_streak_max", "spread_ratio_max", "volatility_ratio_max", "correlation_shift_max",
-    "breaker_ns", "recover_ns", "tight_stop",
+    "breaker_ns", "recover_ns", "tight_stop", "margin_used_max", "currency_exposure_max", "var_max", "cvar_max",
+    "bars_a_day",
 )  # fmt: skip
 
 
@@ -228,6 +249,13 @@ def _limits(config: StepConfig) -> None:
         raise SettingsError(f"stage_scales {config.stage_scales}", mend="a deeper stage never allows more size")
     if config.volatility_scale_min > config.volatility_scale_max:
         raise SettingsError("volatility_scale_min is above volatility_scale_max", mend="swap them")
+    if not 0 <= config.drift_max < config.drift_strong:
+        raise SettingsError(
+            f"drift_max {config.drift_max} is not below drift_strong {config.drift_strong}",
+            mend="lower FX_RISK_DRIFT_MAX or raise FX_RISK_DRIFT_STRONG",
+        )
+    if config.conservative_ns < 0:
+        raise SettingsError("conservative_ns is negative", mend="give a time ≥ 0")
     if not Level.FULL_AI <= config.best_level <= Level.TRADITIONAL:
         raise SettingsError(f"best_level is {config.best_level}", mend="1, 2 or 3")
     if config.best_level == Level.FULL_AI and config.deep_models == 0:

@@ -8,6 +8,7 @@ from fx_dagster.decision.arrays import (
     VOTES,
     AccountState,
     Decisions,
+    Float64,
     PositionTable,
     StepInputs,
     empty_inputs,
@@ -36,7 +37,8 @@ from fx_dagster.market.instruments import Instrument
 def instrument_table(instruments: Sequence[Instrument], leverage: float) -> Rows:
     """Return the instruments' numbers, ``[n]`` of :data:`fx_dagster.decision.rows.INSTRUMENT`.
 
-    Margin is the stricter of the instrument's rate and 1 / leverage.
+    Margin is the stricter of the instrument's rate and 1 / leverage. Currencies are numbered in the order in which they
+    are first named, metals among them.
 
     Raises:
         SettingsError: a number is impossible; the message names symbol and field.
@@ -44,12 +46,14 @@ def instrument_table(instruments: Sequence[Instrument], leverage: float) -> Rows
     if not leverage >= 1:
         raise SettingsError(f"leverage is {leverage}", mend="give a number of at least 1")
     table = np.zeros(len(instruments), dtype=INSTRUMENT)
+    ids: dict[str, int] = {}
     for row, item in enumerate(instruments):
         grid = lot_grid(item.lot_step)
         _check_instrument(item, grid)
         table[row] = (
             item.point, item.contract_size, max(item.margin_rate, 1.0 / leverage), *grid,
             _ceil_steps(item.lot_min, grid), floor_steps(item.lot_max, *grid), 0.0,
+            *(ids.setdefault(name, len(ids)) for name in (item.base_currency, item.profit_currency)),
         )  # fmt: skip
     return table
 
@@ -91,6 +95,7 @@ class DecisionStep:
         self._positions = np.zeros(n, dtype=POSITION)
         self._account = np.zeros(1, dtype=ACCOUNT)
         self._out = np.zeros(n, dtype=DECISION)
+        self._no_returns = np.zeros((0, n))
 
     @property
     def model_columns(self) -> int:
@@ -105,23 +110,48 @@ class DecisionStep:
         """Return the positions of a flat account; fill them in place."""
         return empty_positions(len(self.symbols))
 
-    def decide(self, inputs: StepInputs, account: AccountState, positions: PositionTable) -> Decisions:
+    def decide(
+        self, inputs: StepInputs, account: AccountState, positions: PositionTable, returns: Float64 | None = None
+    ) -> Decisions:
         """Decide for every active row.
 
         The arrays that are returned are written again by the next call.
+
+        Args:
+            inputs: of all symbols.
+            account: as it is now.
+            positions: of all symbols.
+            returns: float64 ``[w, n]``, C-contiguous: newest log returns of the base bars, rows in any order, NaN where
+                unknown; None: none are known.
 
         Raises:
             DataError: an array has another shape or type than :mod:`fx_dagster.decision.arrays` says.
         """
         self._check(inputs, positions)
+        returns = self._checked_returns(returns)
         pack(inputs, self._inputs, _INPUTS)
+        # The caller's arrays may have changed in any place: what was derived from the last ones is not used again.
+        self._inputs["version"] += 1
         pack(positions, self._positions, PositionTable._fields)
         pack_account(inputs, account, self._account)
-        self._run(self.state, self._out)
+        self._run(self.state, self._out, returns)
         return decision_views(self._out)
 
-    def _run(self, state: DecisionState, out: Rows) -> None:
-        decide(self._config, self.table, self._inputs, self._account, self._positions, state.rows, state.memory, out)
+    def _run(self, state: DecisionState, out: Rows, returns: Float64) -> None:
+        decide(
+            self._config, self.table, self._inputs, self._account, self._positions, state.rows, state.memory, out,
+            int(np.count_nonzero(self._positions["lots"])), returns,
+        )  # fmt: skip
+
+    def _checked_returns(self, returns: Float64 | None) -> Float64:
+        if returns is None:
+            return self._no_returns
+        n = len(self.symbols)
+        if returns.ndim != 2 or returns.shape[1] != n or returns.dtype != np.float64 or not returns.flags.c_contiguous:
+            raise DataError(
+                f"returns are {returns.dtype} {returns.shape}", mend=f"pass a C-contiguous array of float64 (w, {n})"
+            )
+        return returns
 
     def record_trade(self, result: float, risk_money: float) -> None:
         """Learn from a closed trade, net of costs (account's currency); before the next decision."""
@@ -136,7 +166,7 @@ class DecisionStep:
     def warm_up(self) -> None:
         """Compile (or load) the step without touching the state, before the first tick waits for it."""
         state = copy_state(self.state)
-        self._run(state, np.zeros(len(self.symbols), dtype=DECISION))
+        self._run(state, np.zeros(len(self.symbols), dtype=DECISION), self._no_returns)
         record_trade(state.memory[0], 0.0, 0.0)
         end_halt(state.memory[0], state.rows, 1.0)
 

@@ -11,7 +11,7 @@ from fx_dagster.decision.codes import PATHS, VALIDATION_PARTS, Action, Breaker, 
 
 _LEVEL_REASONS = (
     Reason.QUOTE_INVALID | Reason.STALE | Reason.MODEL_ABSENT | Reason.MODEL_OUT_OF_RANGE | Reason.UNHEALTHY
-    | Reason.ACCOUNT_INVALID | Reason.HALTED
+    | Reason.ACCOUNT_INVALID | Reason.HALTED | Reason.FEATURES_DRIFTED
 )  # fmt: skip
 
 
@@ -41,6 +41,9 @@ class DecisionExplanation:
     kelly: float
     risk_money: float
     sizes: dict[str, float]
+    """Lots after each scaling and limit, in order: :class:`fx_dagster.decision.codes.Size`."""
+    drift: float | None
+    """Drift of the features, 0 … 1; None: unknown."""
     inputs_hash: str
 
     def as_json(self) -> dict[str, Any]:
@@ -52,8 +55,7 @@ class DecisionExplanation:
 def inputs_hash(inputs: StepInputs, account: AccountState, positions: PositionTable, row: int) -> str:
     """Return the SHA-256 (hex) of everything that one row's decision was made from, the step's memory aside."""
     digest = hashlib.sha256(np.array([inputs.time, inputs.trading_day], dtype=np.int64).tobytes())
-    money = (account.balance, account.equity, account.margin_used, float(account.healthy), float(account.command))
-    digest.update(np.array(money, dtype=np.float64).tobytes())
+    digest.update(np.array([float(value) for value in account], dtype=np.float64).tobytes())
     for table in (inputs, positions):
         for array in table:
             if isinstance(array, np.ndarray):
@@ -89,6 +91,7 @@ def explain(
         kelly=float(decisions.kelly[row]),
         risk_money=float(decisions.risk_money[row]),
         sizes={size.name.lower(): float(decisions.sizes[row, size]) for size in Size},
+        drift=float(inputs.drift[row]) if np.isfinite(inputs.drift[row]) else None,
         inputs_hash=inputs_hash(inputs, account, positions, row),
     )
 

@@ -27,6 +27,8 @@ INSTRUMENT = np.dtype(
         ("lot_min_steps", _I),
         ("lot_max_steps", _I),
         ("stops_level_points", _F),  # least distance of a stop or target that the broker takes
+        ("base_currency", _I),  # ids, the same in all rows of a table; a metal is a currency
+        ("profit_currency", _I),
     ],
     align=True,
 )
@@ -38,10 +40,26 @@ POSITION = np.dtype(
 ACCOUNT = np.dtype(
     [
         ("time", _I), ("trading_day", _I), ("balance", _F), ("equity", _F), ("margin_used", _F), ("healthy", _B),
-        ("command", _I),
+        ("command", _I), ("commission_rate", _F),
     ],
     align=True,
 )  # fmt: skip
+
+DERIVED = np.dtype(
+    [
+        ("version", _I),  # of the inputs that it was derived from; -1: nothing is derived yet
+        ("level", _S),
+        ("drift", _F),
+        ("model_level", _S),  # best level that the models' answers allow
+        ("model_reasons", _I),
+        ("trust", _F),  # what drift leaves of the models' weight
+        ("said", _F, (3,)),  # what each path says, whatever the level; NaN: absent
+        ("reasons", _I), ("score", _F), ("signals", _F, (3,)), ("weights", _F, (3,)), ("validation", _F),
+        ("validation_parts", _F, (3,)), ("confidence", _F),
+    ],
+    align=True,
+)  # fmt: skip
+"""Numbers of a symbol that change only with its votes, models, level or drift; kept between ticks, not in snapshots."""
 
 DECISION = np.dtype(
     [
@@ -76,13 +94,17 @@ MEMORY = np.dtype(
 
 
 def input_dtype(models: int) -> np.dtype[np.void]:
-    """Return the row of inputs with ``models`` model outputs; the fields of :class:`StepInputs` but the scalars."""
+    """Return the row of inputs with ``models`` model outputs: the fields of :class:`StepInputs` but the scalars.
+
+    ``version`` (≥ 0) is raised by the caller whenever votes, probabilities, confidence, agreement or regime of the row
+    have changed; while it stays, the step does not look at them again.
+    """
     return np.dtype(
         [
-            ("active", _B), ("bar_time", _I), ("bid", _F), ("ask", _F), ("atr", _F), ("volatility_short", _F),
-            ("volatility_long", _F), ("spread_median", _F), ("votes", _F, (VOTES,)), ("p_up", _F, (models,)),
-            ("confidence", _F), ("agreement", _F), ("correlation_shift", _F), ("conversion", _F), ("regime", _S),
-            ("tradable", _B), ("fresh", _B), ("market_open", _B),
+            ("version", _I), ("active", _B), ("bar_time", _I), ("bid", _F), ("ask", _F), ("atr", _F),
+            ("volatility_short", _F), ("volatility_long", _F), ("spread_median", _F), ("votes", _F, (VOTES,)),
+            ("p_up", _F, (models,)), ("confidence", _F), ("agreement", _F), ("correlation_shift", _F), ("drift", _F),
+            ("conversion", _F), ("regime", _S), ("tradable", _B), ("fresh", _B), ("market_open", _B),
         ],
         align=True,
     )  # fmt: skip
@@ -99,12 +121,15 @@ def state_dtype(horizon_bars: int) -> np.dtype[np.void]:
             ("bar_time", _I),
             ("entry_bar", _I),  # bar in which the newest entry was decided: one entry a bar
             ("age_bars", _I),  # closed bars since the position opened
+            ("planned_lots", _F),  # signed, of the newest entry, until its position is seen
+            ("planned_at", _I),  # when it was decided
             ("volatility_until", _I),
             ("correlation_until", _I),
             ("log_loss", _F, (3,)),  # exponentially weighted out-of-sample log-loss of each path
             ("pending_at", _I),  # next place in the two rings
             ("pending_signal", _F, (horizon_bars, 3)),  # signals whose outcome is not yet known; NaN: absent
             ("pending_price", _F, (horizon_bars,)),  # mid price when they were given; NaN: none
+            ("derived", DERIVED),
         ],
         align=True,
     )
@@ -134,7 +159,7 @@ def pack_account(inputs: StepInputs, account: AccountState, row: Rows) -> None:
     """Write the account and the moment into their record."""
     row[0] = (
         inputs.time, inputs.trading_day, account.balance, account.equity, account.margin_used, account.healthy,
-        account.command,
+        account.command, account.commission_rate,
     )  # fmt: skip
 
 

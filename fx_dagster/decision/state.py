@@ -11,7 +11,7 @@ import numpy as np
 from fx_dagster.decision.rows import MEMORY, Rows, state_dtype
 from fx_dagster.errors import DataError
 
-FORMAT = "fx-decision-state-1"
+FORMAT = "fx-decision-state-2"
 Columns: TypeAlias = dict[str, list[Any]]
 """Type, shape and base64 bytes of each field."""
 
@@ -31,7 +31,14 @@ def new_state(rows: int, horizon_bars: int) -> DecisionState:
     state["bar_time"] = state["entry_bar"] = np.iinfo(np.int64).min
     state["log_loss"] = math.log(2.0)
     state["pending_signal"] = state["pending_price"] = np.nan
+    forget_derived(state)
     return DecisionState(state, np.zeros(1, dtype=MEMORY))
+
+
+def forget_derived(rows: Rows) -> None:
+    """Have everything derived anew at the next decision: needed where ``version`` counts from other inputs."""
+    rows["derived"] = np.zeros((), dtype=rows.dtype["derived"])
+    rows["derived"]["version"] = -1
 
 
 def copy_state(state: DecisionState) -> DecisionState:
@@ -61,12 +68,18 @@ def restore(data: bytes, symbols: Sequence[str], horizon_bars: int) -> DecisionS
     for row, symbol in enumerate(symbols):
         if symbol in places:
             state.rows[row] = found[places[symbol]]
+    forget_derived(state.rows)
     return state
+
+
+def _kept(rows: Rows) -> list[str]:
+    """Return the fields that a snapshot keeps: what can be derived again is not among them."""
+    return [name for name in rows.dtype.names or () if name != "derived"]
 
 
 def _columns(rows: Rows) -> Columns:
     columns: Columns = {}
-    for name in rows.dtype.names or ():
+    for name in _kept(rows):
         column = np.ascontiguousarray(rows[name])
         columns[name] = [column.dtype.str, list(column.shape), base64.b64encode(column.tobytes()).decode()]
     return columns
@@ -84,7 +97,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _read(part: str, columns: Columns, rows: Rows) -> None:
-    for name in rows.dtype.names or ():
+    for name in _kept(rows):
         try:
             kind, shape, text = columns[name]
             values = np.frombuffer(base64.b64decode(str(text), validate=True), dtype=str(kind))

@@ -9,33 +9,27 @@ remembered of the account, ``out`` its decision.
 import math
 from typing import Any, TypeAlias
 
-from fx_dagster.compiled import compiled
-from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Size, Stage
+import numpy as np
+
+from fx_dagster.compiled import compiled, inlined
+from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Stage
 from fx_dagster.decision.combine import (
     combined_signal,
     learn_outcomes,
     mean_signal,
     model_support,
+    model_trust,
     path_weights,
     traditional_signal,
     validate,
     vote_support,
 )
 from fx_dagster.decision.drawdown import next_stage, releasable
+from fx_dagster.decision.entry import enter, stop_distance
 from fx_dagster.decision.fallback import model_level, next_level, usable_probability
-from fx_dagster.decision.sizing import (
-    confidence_scale,
-    kelly_risk,
-    lots_within,
-    margin_per_lot,
-    stop_points,
-    to_grid,
-    tradable_steps,
-    value_of_distance,
-    volatility_scale,
-)
+from fx_dagster.decision.sizing import to_grid
 
-_NONE, _OPEN, _CLOSE, _MODIFY = int(Action.NONE), int(Action.OPEN), int(Action.CLOSE), int(Action.MODIFY)
+_NONE, _CLOSE, _MODIFY = int(Action.NONE), int(Action.CLOSE), int(Action.MODIFY)
 _RUN, _FLATTEN = int(Command.RUN), int(Command.FLATTEN)
 _SIMPLE, _TRADITIONAL, _EMERGENCY = int(Level.SIMPLE_AI), int(Level.TRADITIONAL), int(Level.EMERGENCY)
 _HALVE, _CLOSE_ONLY, _HALT = int(Stage.HALVE), int(Stage.CLOSE_ONLY), int(Stage.HALT)
@@ -51,17 +45,11 @@ _R_VOTES, _R_ALONE = int(Reason.ALL_VOTES_ABSENT), int(Reason.CORRELATION_ABSENT
 _R_UNHEALTHY, _R_ACCOUNT = int(Reason.UNHEALTHY), int(Reason.ACCOUNT_INVALID)
 _R_SCORE, _R_VALID = int(Reason.SCORE_LOW), int(Reason.NOT_VALID)
 _R_BREAKER, _R_STAGE, _R_BAR = int(Reason.BREAKER_TRIPPED), int(Reason.DRAWDOWN_STAGE), int(Reason.BAR_USED)
-_R_EDGE, _R_STOP, _R_LOT = int(Reason.NO_EDGE), int(Reason.STOP_IMPOSSIBLE), int(Reason.BELOW_MINIMUM_LOT)
-_R_EXPLORE, _R_COMMAND, _R_ENTER = int(Reason.EXPLORING), int(Reason.COMMANDED), int(Reason.ENTER)
+_R_COMMAND, _R_DRIFT = int(Reason.COMMANDED), int(Reason.FEATURES_DRIFTED)
 _R_AGE, _R_REVERSAL, _R_FLATTEN = int(Reason.EXIT_AGE), int(Reason.EXIT_REVERSAL), int(Reason.EXIT_FLATTEN)
 _R_TIGHT, _R_HALTED = int(Reason.STOP_TIGHTENED), int(Reason.HALTED)
 _R_EMERGENCY, _R_FOREIGN = int(Reason.LEVEL_EMERGENCY), int(Reason.FOREIGN_POSITION)
 _R_CLOSED = int(Reason.MARKET_CLOSED)
-
-_S_KELLY, _S_VOLATILITY, _S_CONFIDENCE = int(Size.KELLY), int(Size.VOLATILITY), int(Size.CONFIDENCE)
-_S_DRAWDOWN, _S_RISK, _S_REGIME = int(Size.DRAWDOWN), int(Size.RISK_CAP), int(Size.REGIME_CAP)
-_S_MARGIN, _S_ROUNDED = int(Size.MARGIN_CAP), int(Size.ROUNDED)
-
 
 Record: TypeAlias = Any
 """A record or an array of records of :mod:`fx_dagster.decision.rows`; Numba knows which."""
@@ -209,16 +197,46 @@ def _symbol_breakers(config: Record, time: int, row: Record, quote_valid: bool, 
 
 
 @compiled
-def _observe_level(
-    config: Record, account: Record, row: Record, usable: bool, own: Record, memory: Record, out: Record
-) -> None:
-    """Find the best level that this moment allows, and move the symbol's level by it."""
-    observed = model_level(row.p_up, config.simple_models, config.deep_models, config.meta, config.best_level)
-    if config.best_level < _TRADITIONAL and observed > config.best_level:
-        out.reasons |= _R_MODEL
+def _is_stale(row: Record, derived: Record) -> bool:
+    """Return whether what was derived is of other inputs than these."""
+    if row.version != derived.version:
+        return True
+    return row.drift != derived.drift and not (math.isnan(row.drift) and math.isnan(derived.drift))
+
+
+@compiled
+def _read(config: Record, row: Record, derived: Record) -> None:
+    """Read what votes and models say, whatever the level, and the best level that the models' answers allow."""
+    said = derived.said
+    said[0] = traditional_signal(row.votes, config.vote_weights)
+    said[1] = mean_signal(row.p_up, 0, config.simple_models)
+    said[2] = mean_signal(row.p_up, config.simple_models, config.simple_models + config.deep_models)
+    level = model_level(row.p_up, config.simple_models, config.deep_models, config.meta, config.best_level)
+    reasons = 0
+    trust = model_trust(row.drift, config.drift_max, config.drift_strong)
+    if config.best_level < _TRADITIONAL:
+        if level > config.best_level:
+            reasons |= _R_MODEL
+        if trust < 1.0:
+            reasons |= _R_DRIFT
+        if trust <= 0.0:
+            level = _TRADITIONAL
     for j in range(row.p_up.shape[0]):
         if not math.isnan(row.p_up[j]) and not usable_probability(row.p_up[j]):
-            out.reasons |= _R_RANGE
+            reasons |= _R_RANGE
+    derived.version = row.version
+    derived.drift = row.drift
+    derived.trust = trust
+    derived.model_level = level
+    derived.model_reasons = reasons
+    derived.level = -1
+
+
+@compiled
+def _observe_level(config: Record, account: Record, usable: bool, own: Record, memory: Record, out: Record) -> None:
+    """Find the best level that this moment allows, and move the symbol's level by it."""
+    observed = own.derived.model_level
+    out.reasons |= own.derived.model_reasons
     if not usable or not account.healthy or memory.stage == _HALT:
         observed = _EMERGENCY
     level, candidate, since = next_level(
@@ -235,49 +253,63 @@ def _observe_level(
 
 
 @compiled
-def _signals(config: Record, row: Record, learn: bool, own: Record, out: Record) -> None:
-    """Read votes and models, learn from what they said before, and combine what this level allows."""
-    deep_end = config.simple_models + config.deep_models
-    paths = out.signals
-    paths[0] = traditional_signal(row.votes, config.vote_weights)
-    paths[1] = mean_signal(row.p_up, 0, config.simple_models)
-    paths[2] = mean_signal(row.p_up, config.simple_models, deep_end)
-    if learn:
-        learn_outcomes(own, 0.5 * (row.bid + row.ask), paths, config.loss_decay)
+def _derive(config: Record, row: Record, own: Record) -> None:
+    """Combine and validate what the symbol's level lets count of what was read."""
+    derived = own.derived
+    paths, deep_end = derived.signals, config.simple_models + config.deep_models
     meta = math.nan
+    for k in range(3):
+        paths[k] = derived.said[k]
     if own.level >= _TRADITIONAL:
         paths[1] = math.nan
     if own.level >= _SIMPLE:
         paths[2] = math.nan
     elif config.meta and deep_end < row.p_up.shape[0] and usable_probability(row.p_up[deep_end]):
         meta = 2.0 * row.p_up[deep_end] - 1.0
-    if not math.isfinite(paths[0]):
-        out.reasons |= _R_VOTES
+    derived.reasons = 0 if math.isfinite(paths[0]) else _R_VOTES
     path_weights(
-        config.combine, paths, meta, own.log_loss, config.loss_sharpness, config.parallel_traditional, out.weights
-    )
-    out.score = combined_signal(config.combine, paths, meta, out.weights)
+        config.combine, paths, meta, own.log_loss, config.loss_sharpness, config.parallel_traditional, derived.trust,
+        derived.weights,
+    )  # fmt: skip
+    derived.score = combined_signal(config.combine, paths, meta, derived.weights)
     for k in range(3):
         if not math.isfinite(paths[k]):
             paths[k] = 0.0
+    derived.level = own.level
+    _validate(config, row, derived)
 
 
 @compiled
-def _validation(config: Record, row: Record, own: Record, out: Record) -> None:
-    direction = 1.0 if out.score >= 0.0 else -1.0
+def _validate(config: Record, row: Record, derived: Record) -> None:
+    direction = 1.0 if derived.score >= 0.0 else -1.0
     count = 0
-    if own.level < _TRADITIONAL:
-        count = config.simple_models + (config.deep_models if own.level < _SIMPLE else 0)
+    if derived.level < _TRADITIONAL:
+        count = config.simple_models + (config.deep_models if derived.level < _SIMPLE else 0)
     if not math.isfinite(row.agreement):
-        out.reasons |= _R_ALONE
-    out.validation = validate(
+        derived.reasons |= _R_ALONE
+    derived.validation = validate(
         vote_support(row.votes, config.vote_weights, direction),
         model_support(row.p_up, count, direction),
         0.5 * (1.0 + direction * row.agreement),
         config.validation_weights,
-        out.validation_parts,
+        derived.validation_parts,
     )
-    out.confidence = row.confidence if usable_probability(row.confidence) else 0.5 * (1.0 + abs(out.score))
+    # The confidence is a model's answer too: where the models do not count, neither does it.
+    asked = derived.level < _TRADITIONAL and usable_probability(row.confidence)
+    derived.confidence = row.confidence if asked else 0.5 * (1.0 + abs(derived.score))
+
+
+@compiled
+def _tell(derived: Record, out: Record) -> None:
+    """Copy what was derived into the decision."""
+    out.reasons |= derived.reasons
+    out.score = derived.score
+    out.validation = derived.validation
+    out.confidence = derived.confidence
+    for k in range(3):
+        out.signals[k] = derived.signals[k]
+        out.weights[k] = derived.weights[k]
+        out.validation_parts[k] = derived.validation_parts[k]
 
 
 @compiled
@@ -305,112 +337,6 @@ def _blocked(config: Record, account: Record, row: Record, own: Record, memory: 
 
 
 @compiled
-def _stop_distance(config: Record, item: Record, row: Record, memory: Record) -> float:
-    """Return the stop distance in points; 0 where no stop is possible."""
-    regime = row.regime if 0 <= row.regime < config.regime_stop_max.shape[0] else 0
-    tight = config.tight_stop if memory.stage >= _HALVE else 1.0
-    # By the lower of the two prices that an entry may have: the distance is beyond the share of neither.
-    points = stop_points(row.atr, config.stop_atr * tight, row.bid, config.regime_stop_max[regime], item.point)
-    if points <= (row.ask - row.bid) / item.point or points < max(item.stops_level_points, 1.0):
-        return 0.0
-    return points
-
-
-@compiled
-def _wished_risk(config: Record, memory: Record, out: Record) -> float:
-    """Return the fraction of equity to risk before any scaling: Kelly's, or exploring on paper."""
-    out.kelly = kelly_risk(
-        memory.trades, memory.wins, memory.gain_sum, memory.loss_sum, config.kelly_trades_min, config.kelly_fraction
-    )
-    if not config.paper:
-        return out.kelly
-    if out.kelly < config.explore_risk:
-        out.reasons |= _R_EXPLORE
-    return max(out.kelly, config.explore_risk)
-
-
-@compiled
-def _scaled(
-    config: Record, time: int, row: Record, own: Record, memory: Record, out: Record, loss_per_lot: float, equity: float
-) -> float:
-    """Return the wished lots after volatility, confidence and drawdown, before any limit."""
-    sizes = out.sizes
-    sizes[_S_KELLY] = lots_within(equity * _wished_risk(config, memory, out), loss_per_lot)
-    sizes[_S_VOLATILITY] = sizes[_S_KELLY] * volatility_scale(
-        row.volatility_short, config.target_volatility, config.volatility_scale_min, config.volatility_scale_max
-    )
-    sizes[_S_CONFIDENCE] = sizes[_S_VOLATILITY] * confidence_scale(
-        out.confidence, config.confidence_factor, config.confidence_scale_max
-    )
-    scale = config.stage_scales[memory.stage]
-    if own.emergency_at > 0 and time - own.emergency_at < config.conservative_ns:
-        scale *= config.conservative_scale
-    sizes[_S_DRAWDOWN] = sizes[_S_CONFIDENCE] * scale
-    return sizes[_S_DRAWDOWN]
-
-
-@compiled
-def _entry_size(
-    config: Record, item: Record, account: Record, row: Record, margin_used: float, foreign_lots: float,
-    distance: float, own: Record, memory: Record, out: Record,
-) -> int:  # fmt: skip
-    """Return the lot steps of an entry and fill ``out.sizes``: scalings first, then limits, then the grid."""
-    slippage = 2.0 * config.slippage_points * item.point
-    loss_per_lot = value_of_distance(distance + slippage, item.contract_size, row.conversion)
-    loss_per_lot += 2.0 * config.commission_per_lot
-    margin = margin_per_lot(row.ask, item.contract_size, row.conversion, item.margin_rate)
-    if not (math.isfinite(loss_per_lot) and loss_per_lot > 0.0 and math.isfinite(margin) and margin > 0.0):
-        return 0
-    sizes, equity = out.sizes, account.equity
-    wished = _scaled(config, account.time, row, own, memory, out, loss_per_lot, equity)
-    regime = row.regime if 0 <= row.regime < config.regime_position_max.shape[0] else 0
-    sizes[_S_RISK] = min(wished, lots_within(equity * config.risk_per_trade_max, loss_per_lot))
-    regime_room = equity * config.regime_position_max[regime] - abs(foreign_lots) * margin
-    sizes[_S_REGIME] = min(sizes[_S_RISK], lots_within(regime_room, margin))
-    sizes[_S_MARGIN] = min(sizes[_S_REGIME], lots_within(equity * config.margin_used_max - margin_used, margin))
-    steps = tradable_steps(
-        sizes[_S_MARGIN], item.lot_numerator, item.lot_denominator, item.lot_min_steps, item.lot_max_steps
-    )
-    sizes[_S_ROUNDED] = steps * item.lot_numerator / item.lot_denominator
-    out.risk_money = sizes[_S_ROUNDED] * loss_per_lot
-    if sizes[_S_KELLY] <= 0.0:
-        out.reasons |= _R_EDGE
-    elif steps == 0:
-        out.reasons |= _R_LOT
-    return steps
-
-
-@compiled
-def _enter(
-    config: Record, item: Record, account: Record, row: Record, margin_used: float, foreign_lots: float, own: Record,
-    memory: Record, out: Record,
-) -> float:  # fmt: skip
-    """Decide an entry; return the margin that it will bind."""
-    point = item.point
-    distance = _stop_distance(config, item, row, memory) * point
-    if distance <= 0.0:
-        out.reasons |= _R_STOP
-        return 0.0
-    direction = 1.0 if out.score > 0.0 else -1.0
-    price = row.ask if direction > 0.0 else row.bid
-    reach = max(math.floor(config.target_atr * row.atr / point), max(item.stops_level_points, 1.0)) * point
-    stop, target = to_grid(price - direction * distance, point), to_grid(price + direction * reach, point)
-    if stop <= 0.0 or target <= 0.0:
-        out.reasons |= _R_STOP
-        return 0.0
-    if _entry_size(config, item, account, row, margin_used, foreign_lots, distance, own, memory, out) == 0:
-        return 0.0
-    lots = out.sizes[_S_ROUNDED]
-    out.action = _OPEN
-    out.target_lots = direction * lots
-    out.stop = stop
-    out.target = target
-    out.reasons |= _R_ENTER
-    own.entry_bar = row.bar_time
-    return lots * margin_per_lot(row.ask, item.contract_size, row.conversion, item.margin_rate)
-
-
-@compiled
 def _close(reason: int, out: Record) -> None:
     out.action = _CLOSE
     out.target_lots = 0.0
@@ -422,7 +348,7 @@ def _close(reason: int, out: Record) -> None:
 @compiled
 def _tighten(config: Record, item: Record, row: Record, position: Record, memory: Record, out: Record) -> None:
     """From stage 2 on, draw the stop to the tighter distance; never away from the market."""
-    points = _stop_distance(config, item, row, memory)
+    points = stop_distance(config, item, row, memory)
     if points <= 0.0:
         return
     direction = 1.0 if position.lots > 0.0 else -1.0
@@ -469,7 +395,9 @@ def _note_bar(row: Record, held: float, own: Record) -> bool:
         own.bar_time = row.bar_time
     if not (math.isfinite(held) and held != 0.0):
         own.age_bars = 0
-    elif new_bar:
+        return new_bar
+    own.planned_lots = 0.0
+    if new_bar:
         own.age_bars += 1
     return new_bar
 
@@ -494,55 +422,84 @@ def _input_reasons(row: Record, account: Record, quote_valid: bool, account_vali
 
 @compiled
 def _decide_row(
-    config: Record, item: Record, account: Record, row: Record, margin_used: float, position: Record, breakers: int,
-    own: Record, memory: Record, out: Record,
-) -> float:  # fmt: skip
-    """Decide for one symbol; return the margin that its entry will bind."""
+    config: Record, item: Record, account: Record, row: Record, position: Record, breakers: int, own: Record,
+    memory: Record, out: Record,
+) -> bool:  # fmt: skip
+    """Decide for one symbol all but the size of an entry; return whether nothing keeps an entry away."""
+    _clear(own, memory, position, out)
     quote_valid = math.isfinite(row.bid) and math.isfinite(row.ask) and 0.0 < row.bid <= row.ask
     held = position.lots
     account_valid = _account_valid(account) and math.isfinite(held)
     usable = quote_valid and row.fresh and row.market_open
-    foreign = position.foreign_lots if math.isfinite(position.foreign_lots) else math.inf
     new_bar = _note_bar(row, held, own)
-    out.reasons = _input_reasons(row, account, quote_valid, account_valid, foreign)
+    out.reasons = _input_reasons(row, account, quote_valid, account_valid, position.foreign_lots)
+    if new_bar or _is_stale(row, own.derived):
+        _read(config, row, own.derived)
     if row.market_open:
-        _observe_level(config, account, row, usable and account_valid, own, memory, out)
+        _observe_level(config, account, usable and account_valid, own, memory, out)
     out.breakers = breakers | _symbol_breakers(config, account.time, row, quote_valid, own)
-    _signals(config, row, new_bar and quote_valid, own, out)
-    _validation(config, row, own, out)
+    if new_bar and quote_valid:
+        learn_outcomes(own, 0.5 * (row.bid + row.ask), own.derived.said, config.loss_decay)
+    if own.derived.level != own.level:
+        _derive(config, row, own)
+    _tell(own.derived, out)
     if position.pending:
         out.reasons |= _R_PENDING
-        return 0.0
+        return False
     if not math.isfinite(held):
-        return 0.0
+        return False
     if held != 0.0:
         _manage(config, item, account, row, position, usable, new_bar, own, memory, out)
-        return 0.0
-    if not (usable and account_valid) or _blocked(config, account, row, own, memory, out):
-        return 0.0
-    return _enter(config, item, account, row, margin_used, foreign, own, memory, out)
+        return False
+    return usable and account_valid and not _blocked(config, account, row, own, memory, out)
+
+
+@inlined
+def decide_rows(
+    configs: Record, table: Record, inputs: Record, accounts: Record, positions: Record, states: Record,
+    memories: Record, out: Record, rows: np.ndarray, open_count: int, returns: np.ndarray,
+) -> None:  # fmt: skip
+    """Decide for the symbols in ``rows``, in that order; no other row is touched.
+
+    ``states``, ``memories`` and ``out`` are changed in place; an entry counts in the limits of the rows after it. Only
+    an entry that nothing else keeps away looks at other symbols: at what they hold, what is on its way for them, and
+    what is held there by hand.
+
+    Args:
+        configs: one record.
+        table: ``[n]`` of :data:`rows.INSTRUMENT`.
+        inputs: ``[n]`` of :func:`rows.input_dtype`.
+        accounts: one record.
+        positions: ``[n]`` of :data:`rows.POSITION`.
+        states: ``[n]`` of :func:`rows.state_dtype`.
+        memories: one record.
+        out: ``[n]`` of :data:`rows.DECISION`.
+        rows: int64 ``[k]`` symbols.
+        open_count: how many symbols have a position.
+        returns: float64 ``[w, n]``, C-contiguous: log returns of the newest w base bars of all symbols, rows in any
+            order, NaN where unknown; w may be 0. For correlation, VaR and CVaR.
+    """
+    breakers = _account_breakers(configs[0], accounts[0], open_count == 0, memories[0])
+    for k in range(rows.shape[0]):
+        i = rows[k]
+        if _decide_row(
+            configs[0], table[i], accounts[0], inputs[i], positions[i], breakers, states[i], memories[0], out[i]
+        ):
+            enter(configs, table, inputs, accounts, positions, states, memories, out, i, returns)
 
 
 @compiled
 def decide(
     configs: Record, table: Record, inputs: Record, accounts: Record, positions: Record, states: Record,
-    memories: Record, out: Record,
+    memories: Record, out: Record, open_count: int, returns: np.ndarray,
 ) -> None:  # fmt: skip
-    """Decide for every active row; ``states``, ``memories`` and ``out`` are changed in place.
-
-    Rows are decided in order; the margin of an entry counts for the rows after it. ``configs``, ``accounts`` and
-    ``memories`` have one record, the others one a symbol.
-    """
-    config, account, memory = configs[0], accounts[0], memories[0]
-    flat = True
-    for i in range(positions.shape[0]):
-        if positions[i].lots != 0.0:
-            flat = False
-    breakers = _account_breakers(config, account, flat, memory)
-    margin_used = account.margin_used
+    """Decide for every active row, in order; the others get ``Action.NONE``. See :func:`decide_rows`."""
+    rows = np.empty(inputs.shape[0], dtype=np.int64)
+    count = 0
     for i in range(inputs.shape[0]):
-        _clear(states[i], memory, positions[i], out[i])
         if inputs[i].active:
-            margin_used += _decide_row(
-                config, table[i], account, inputs[i], margin_used, positions[i], breakers, states[i], memory, out[i]
-            )
+            rows[count] = i
+            count += 1
+        else:
+            _clear(states[i], memories[0], positions[i], out[i])
+    decide_rows(configs, table, inputs, accounts, positions, states, memories, out, rows[:count], open_count, returns)

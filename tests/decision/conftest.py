@@ -31,6 +31,8 @@ class Bench:
     margin_used: float = 0.0
     healthy: bool = True
     command: int = Command.RUN
+    commission_rate: float = 1.0
+    returns: np.ndarray | None = None
     bar: int = 0
 
     def decide(self, *, bars: int = 1, seconds: float = 0.0, day: int | None = None) -> Decisions:
@@ -38,12 +40,14 @@ class Bench:
         self.inputs.bar_time[:] = START + (self.bar - 1) * HOUR_NS
         moment = START + self.bar * HOUR_NS + int(seconds * 1e9)
         self.inputs = self.inputs._replace(time=moment, trading_day=self.bar // 24 if day is None else day)
-        account = AccountState(self.balance, self.equity, self.margin_used, self.healthy, int(self.command))
-        return self.step.decide(self.inputs, account, self.positions)
+        account = AccountState(
+            self.balance, self.equity, self.margin_used, self.healthy, int(self.command), self.commission_rate
+        )
+        return self.step.decide(self.inputs, account, self.positions, self.returns)
 
-    def hold(self, lots: float, *, stop: float = 1.0, target: float = 2.0, entry: float = 1.1) -> None:
-        self.positions.lots[0], self.positions.entry_price[0] = lots, entry
-        self.positions.stop[0], self.positions.target[0] = stop, target
+    def hold(self, lots: float, *, row: int = 0, stop: float = 1.0, target: float = 2.0, entry: float = 1.1) -> None:
+        self.positions.lots[row], self.positions.entry_price[row] = lots, entry
+        self.positions.stop[row], self.positions.target[row] = stop, target
 
     def reasons(self, decisions: Decisions, row: int = 0) -> Reason:
         return Reason(int(decisions.reasons[row]))
@@ -63,8 +67,12 @@ def fill(inputs: StepInputs, row: int, *, price: float, point: float) -> None:
 
 @pytest.fixture
 def bench() -> Callable[..., Bench]:
-    def make(*symbols: str, risk: dict[str, Any] | None = None, paper: bool = True, **changes: Any) -> Bench:
-        config = step_config(RiskSettings(**(risk or {})), CostSettings(), paper=paper)._replace(**changes)
+    def make(
+        *symbols: str, risk: dict[str, Any] | None = None, paper: bool = True, models: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> Bench:  # fmt: skip
+        config = step_config(RiskSettings(**(risk or {})), CostSettings(), paper=paper, **(models or {}))
+        config = config._replace(**changes)
         items = [instrument(symbol) for symbol in symbols or ("EURUSD",)]
         step = DecisionStep(config, items, leverage=30)
         inputs = step.empty_inputs()

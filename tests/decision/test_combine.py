@@ -12,6 +12,7 @@ from fx_dagster.decision.combine import (
     log_loss,
     mean_signal,
     model_support,
+    model_trust,
     path_weights,
     traditional_signal,
     validate,
@@ -24,9 +25,9 @@ EQUAL = np.full(13, 1 / 13)
 LN2 = math.log(2)
 
 
-def weights(combine, signals, meta=NAN, losses=(LN2, LN2, LN2), sharpness=20.0, traditional=0.5):
+def weights(combine, signals, meta=NAN, losses=(LN2, LN2, LN2), sharpness=20.0, traditional=0.5, trust=1.0):
     out = np.empty(3)
-    path_weights(int(combine), np.array(signals), meta, np.array(losses), sharpness, traditional, out)
+    path_weights(int(combine), np.array(signals), meta, np.array(losses), sharpness, traditional, trust, out)
     return out
 
 
@@ -72,6 +73,31 @@ def test_hybrid_follows_the_better_log_loss():
     better = weights(Combine.HYBRID, (0.3, 0.1, NAN), losses=(0.72, 0.68, 0.1))
     assert better[1] / better[0] == pytest.approx(math.exp(20.0 * 0.04))
     assert better[2] == 0.0
+
+
+def test_trust_falls_in_a_straight_line_between_the_two_limits():
+    said = [model_trust(drift, 0.3, 0.8) for drift in (NAN, -1.0, 0.0, 0.3, 0.55, 0.8, 1.0, math.inf)]
+    assert said == pytest.approx([1.0, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("combine", "expected"),
+    [
+        (Combine.PARALLEL, [2 / 3, 1 / 6, 1 / 6]),
+        (Combine.HIERARCHICAL, [0.5, 0.25, 0.25]),
+        (Combine.HYBRID, [0.5, 0.25, 0.25]),
+    ],
+)
+def test_the_votes_get_what_the_models_lose_by_drift(combine, expected):
+    assert weights(combine, (0.3, 0.1, 0.2), trust=0.5) == pytest.approx(expected)
+    assert weights(combine, (0.3, 0.1, 0.2), trust=0.0) == pytest.approx([1.0, 0.0, 0.0])
+    assert weights(combine, (NAN, 0.1, 0.2), trust=0.5)[0] == 0.0
+
+
+def test_a_drifted_meta_model_shares_with_the_votes():
+    signals = np.array([0.4, 0.1, NAN])
+    halved = weights(Combine.HIERARCHICAL, signals, meta=0.8, trust=0.5)
+    assert combined_signal(Combine.HIERARCHICAL, signals, 0.8, halved) == pytest.approx(0.6)
 
 
 @settings(max_examples=50, deadline=None)

@@ -9,6 +9,7 @@ from fx_dagster.decision.record import explain, inputs_hash, level_reason
 def test_a_decision_explains_itself_in_json(bench):
     b = bench("EURUSD", "GBPUSD")
     b.inputs.p_up[1, 0] = np.nan
+    b.inputs.drift[1] = 0.9
     out = b.decide()
     account = AccountState(b.balance, b.equity, b.margin_used, b.healthy, int(b.command))
     first, second = (
@@ -18,11 +19,15 @@ def test_a_decision_explains_itself_in_json(bench):
     assert body["action"] == "open"
     assert body["reasons"] == ["correlation_absent", "exploring", "enter"]
     assert list(body["sizes"]) == [
-        "kelly", "volatility", "confidence", "drawdown", "risk_cap", "regime_cap", "margin_cap", "rounded",
+        "kelly", "volatility", "confidence", "drawdown", "risk_cap", "regime_cap", "margin_cap",
+        "currency_cap", "correlation_cap", "var_cap", "rounded",
     ]  # fmt: skip
     assert body["level_reason"] == "no better level is configured"
+    assert body["drift"] is None
+    assert second.drift == 0.9
+    assert body["sizes"]["var_cap"] > 0
     assert second.level == 3
-    assert second.level_reason == "model_absent"
+    assert second.level_reason == "model_absent, features_drifted"
     assert first.inputs_hash != second.inputs_hash
 
 

@@ -84,6 +84,21 @@ def test_kelly_examples():
     assert kelly(0.3, 2.0) == 0.0
 
 
+def test_small_bets_lead_to_the_continuous_fraction():
+    # Mean 0.10 and deviation 0.20 a year as one small step up or down: mu / sigma^2 = 2.5 times the capital.
+    for periods in (250, 250_000):
+        step = 0.20 / periods**0.5
+        assert kelly(0.5 * (1 + 0.10 / 0.20 / periods**0.5), 1.0) / step == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(("share", "power"), [(1.0, 1.0), (0.5, 3.0), (0.25, 7.0)])
+def test_the_chance_of_ever_falling_to_a_part_of_the_capital(share, power):
+    # It is x ** (2 / c - 1) at a share c of Kelly: that power of wealth is then a fair game.
+    stake = share * kelly(0.505, 1.0)
+    assert 2 / share - 1 == power
+    assert 0.505 * (1 + stake) ** -power + 0.495 * (1 - stake) ** -power == pytest.approx(1.0, abs=1e-7)
+
+
 def test_kelly_from_trades_is_shrunk_and_needs_enough_of_them():
     # 60 wins of 1 R, 40 losses of 1 R: full Kelly 0.2, a quarter of it, shrunk by 100 / (100 + 30).
     assert kelly_risk(100, 60, 60.0, 40.0, 30, 0.25) == pytest.approx(0.25 * 0.2 * 100 / 130)

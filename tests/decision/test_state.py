@@ -54,7 +54,7 @@ def corrupt(data, part, name):
     [
         (lambda data: b"\x00\x01", "cannot be read"),
         (lambda data: b"[]", "cannot be read"),
-        (lambda data: data.replace(b"fx-decision-state-1", b"fx-decision-state-0"), "format"),
+        (lambda data: data.replace(b"fx-decision-state-2", b"fx-decision-state-0"), "format"),
         (lambda data: corrupt(data, "memory", "stage"), "memory.stage"),
         (lambda data: corrupt(data, "rows", "log_loss"), "rows.log_loss"),
     ],

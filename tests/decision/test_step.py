@@ -194,6 +194,172 @@ def test_the_control_ignores_the_models(bench):
     assert Reason.MODEL_ABSENT not in c.reasons(control)
 
 
+FULL = {"best_level": Level.FULL_AI, "simple_models": 2, "deep_models": 2, "meta": True}
+
+
+def full(bench, combine="hybrid", **risk):
+    """All five columns: two simple models at 0.8, two deep ones at 0.7, the meta model at 0.9; votes at 0.5."""
+    b = bench(risk={"combine": combine, **risk}, models=FULL)
+    b.inputs.p_up[0] = 0.8, 0.8, 0.7, 0.7, 0.9
+    return b
+
+
+@pytest.mark.parametrize(
+    ("combine", "weights", "score"),
+    [
+        ("parallel", (0.5, 0.25, 0.25), 0.5 * 0.5 + 0.25 * 0.6 + 0.25 * 0.4),
+        ("hierarchical", (0.0, 0.5, 0.5), 0.8),
+        ("hybrid", (1 / 3, 1 / 3, 1 / 3), (0.5 + 0.6 + 0.4) / 3),
+    ],
+)
+def test_full_ai_combines_three_paths(bench, combine, weights, score):
+    b = full(bench, combine)
+    out = b.decide()
+    assert out.level[0] == Level.FULL_AI
+    assert out.signals[0] == pytest.approx([0.5, 0.6, 0.4])
+    assert out.weights[0] == pytest.approx(weights)
+    assert out.score[0] == pytest.approx(score)
+    assert out.confidence[0] == pytest.approx((1 + score) / 2)
+
+
+@pytest.mark.parametrize(
+    ("absent", "level"), [((), 1), ((2,), 2), ((3,), 2), ((4,), 2), ((2, 3, 4), 2), ((0,), 3), ((1, 4), 3)]
+)
+@pytest.mark.parametrize("answer", [np.nan, np.inf, 1.01, -0.01])
+def test_the_level_is_the_best_that_the_answers_allow(bench, absent, level, answer):
+    b = full(bench, "hierarchical")
+    b.inputs.p_up[0, list(absent)] = answer
+    out = b.decide()
+    assert out.level[0] == out.observed_level[0] == level
+    assert (Reason.MODEL_ABSENT in b.reasons(out)) == (level > 1)
+    assert (Reason.MODEL_OUT_OF_RANGE in b.reasons(out)) == (level > 1 and not math.isnan(answer))
+    # Below level 1 neither deep models nor meta model count, below level 2 no model.
+    assert out.score[0] == pytest.approx({1: 0.8, 2: 0.6, 3: 0.5}[level])
+    assert (out.signals[0] != 0.0).tolist() == [True, level < 3, level < 2]
+
+
+def test_a_lost_deep_model_counts_again_after_a_minute(bench):
+    b = full(bench)
+    b.decide()
+    b.inputs.p_up[0, 3] = np.nan
+    assert b.decide(bars=0, seconds=1).level[0] == Level.SIMPLE_AI
+    b.inputs.p_up[0, 3] = 0.7
+    assert b.decide(bars=0, seconds=2).level[0] == Level.SIMPLE_AI
+    assert b.decide(bars=0, seconds=61.999).level[0] == Level.SIMPLE_AI
+    assert b.decide(bars=0, seconds=62).level[0] == Level.FULL_AI
+
+
+def test_a_flickering_model_never_rises(bench):
+    b = full(bench)
+    b.inputs.p_up[0, 3] = np.nan
+    b.decide()
+    for second in range(1, 300):
+        b.inputs.p_up[0, 3] = np.nan if second % 50 == 0 else 0.7
+        assert b.decide(bars=0, seconds=second).level[0] == Level.SIMPLE_AI
+
+
+@pytest.mark.parametrize(("confidence", "factor"), [(0.6, 0.9), (1.0, 1.5), (0.0, 0.0)])
+def test_size_follows_the_calibrated_confidence(bench, confidence, factor):
+    b = full(bench)
+    b.inputs.confidence[0] = confidence
+    out = b.decide()
+    assert out.confidence[0] == confidence
+    assert out.sizes[0, Size.CONFIDENCE] == pytest.approx(factor * out.sizes[0, Size.VOLATILITY])
+
+
+def test_confidence_beyond_its_cap_is_cut(bench):
+    b = full(bench)
+    b.step = type(b.step)(b.step.config._replace(confidence_factor=3.0), [instrument("EURUSD")], leverage=30)
+    b.inputs.confidence[0] = 0.9
+    out = b.decide()
+    assert out.sizes[0, Size.CONFIDENCE] == pytest.approx(2.0 * out.sizes[0, Size.VOLATILITY])
+
+
+@pytest.mark.parametrize("confidence", [np.nan, 1.2, -0.1, np.inf])
+def test_a_confidence_that_is_none_is_taken_from_the_score(bench, confidence):
+    b = full(bench)
+    b.inputs.confidence[0] = confidence
+    assert b.decide().confidence[0] == pytest.approx(0.75)
+
+
+def test_without_models_their_confidence_does_not_count_either(bench):
+    b = full(bench)
+    b.inputs.confidence[0] = 0.9
+    b.inputs.p_up[0, 0] = np.nan
+    out = b.decide()
+    assert out.level[0] == Level.TRADITIONAL
+    assert out.confidence[0] == pytest.approx(0.75)
+
+
+def test_validation_is_of_votes_models_and_the_other_symbols(bench):
+    b = full(bench)
+    b.inputs.votes[0, :3] = -0.5
+    b.inputs.p_up[0] = 0.8, 0.8, 0.4, 0.7, 0.9
+    b.inputs.agreement[0] = -0.2
+    out = b.decide()
+    votes, models, others = 10 / 13, 1.6 / 1.8, 0.4
+    assert out.validation_parts[0] == pytest.approx([votes, models, others])
+    assert out.validation[0] == pytest.approx(0.4 * votes + 0.4 * models + 0.2 * others)
+
+
+def test_validation_must_be_above_its_limit_not_at_it(bench):
+    entered = []
+    for agreement in (0.0, 0.01):
+        b = bench(risk={"entry_score_min": 0.0}, valid_above=0.9)
+        b.inputs.agreement[0] = agreement
+        out = b.decide()
+        entered.append(out.action[0] == Action.OPEN)
+        assert out.validation[0] == pytest.approx(0.8 + 0.2 * (1 + agreement) / 2)
+    assert entered == [False, True]
+
+
+def test_weights_follow_the_recent_log_loss_of_each_path(bench):
+    b = full(bench, volatility_scale_min=0.25)
+    b.inputs.votes[0], b.inputs.p_up[0, 2:4] = -0.5, 0.5
+    before = b.decide().weights[0].copy()
+    for bar in range(60):
+        b.inputs.bid[0] = 1.1 + 0.0005 * bar
+        b.inputs.ask[0] = b.inputs.bid[0] + 0.0001
+        out = b.decide()
+    loss = b.step.state.rows["log_loss"][0]
+    # Simple models were right, votes wrong, deep ones said nothing.
+    assert loss[1] < loss[2] < loss[0]
+    assert before == pytest.approx([1 / 3] * 3)
+    expected = np.exp(-b.step.config.loss_sharpness * loss)
+    assert out.weights[0] == pytest.approx(expected / expected.sum())
+
+
+@pytest.mark.parametrize(
+    ("drift", "weight", "level"),
+    [(np.nan, 0.5, 2), (0.0, 0.5, 2), (0.3, 0.5, 2), (0.55, 1 / 3, 2), (0.8, 0.0, 3), (1.0, 0.0, 3), (np.inf, 0.0, 3)],
+)
+def test_drift_lowers_the_models_weight_and_then_the_level(bench, drift, weight, level):
+    b = bench()
+    b.inputs.drift[0] = drift
+    out = b.decide()
+    assert out.level[0] == level
+    assert out.weights[0] == pytest.approx([1 - weight, weight, 0.0])
+    assert (Reason.FEATURES_DRIFTED in b.reasons(out)) == (weight < 0.5)
+    assert Reason.MODEL_ABSENT not in b.reasons(out)
+
+
+def test_after_drift_the_models_count_again_after_a_minute(bench):
+    b = bench()
+    b.inputs.drift[0] = 0.9
+    assert b.decide().level[0] == Level.TRADITIONAL
+    b.inputs.drift[0] = 0.1
+    out = b.decide(bars=0, seconds=1)
+    assert out.level[0] == Level.TRADITIONAL
+    assert Reason.FEATURES_DRIFTED not in b.reasons(out)
+    assert b.decide(bars=0, seconds=61).level[0] == Level.SIMPLE_AI
+
+
+def test_drift_is_nothing_to_the_control(bench):
+    b = bench(best_level=int(Level.TRADITIONAL))
+    b.inputs.drift[0] = 0.9
+    assert Reason.FEATURES_DRIFTED not in b.reasons(b.decide())
+
+
 def test_a_closed_market_is_no_outage(bench):
     b = bench()
     b.decide()
@@ -293,8 +459,11 @@ def test_stops_are_tightened_from_the_second_stage_and_only_towards_the_market(b
 
 @pytest.mark.parametrize(
     ("equity", "stage", "factor"),
-    [(9_701, 0, 1.0), (9_699, 1, 0.75), (9_499, 2, 0.5), (9_199, 3, 0.0), (8_999, 4, 0.0)],
-)
+    [
+        (9_701, 0, 1.0), (9_699, 1, 0.75), (9_501, 1, 0.75), (9_499, 2, 0.5), (9_201, 2, 0.5), (9_199, 3, 0.0),
+        (9_001, 3, 0.0), (8_999, 4, 0.0),
+    ],
+)  # fmt: skip
 def test_drawdown_stages(bench, equity, stage, factor):
     b = bench(risk={"daily_loss_max": 1.0})
     b.decide()
@@ -517,6 +686,16 @@ def test_shapes_and_types_are_checked(bench):
 def test_a_symbol_twice_is_refused(bench):
     with pytest.raises(SettingsError, match="twice"):
         bench("EURUSD", "EURUSD")
+
+
+@pytest.mark.parametrize(
+    "returns", [np.zeros((240, 2)), np.zeros(240), np.zeros((240, 1), dtype=np.float32), np.zeros((480, 1))[::2]]
+)
+def test_returns_are_checked(bench, returns):
+    b = bench()
+    b.returns = returns
+    with pytest.raises(DataError, match="returns"):
+        b.decide()
 
 
 def test_resuming_needs_equity(bench):
