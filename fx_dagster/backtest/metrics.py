@@ -26,19 +26,16 @@ ratio of a flat curve, the profit factor without losses) is NaN.
 """
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fx_dagster.decision.arrays import Float64, Int64
-from fx_dagster.decision.inputs import TRADING_DAYS_A_YEAR, trading_day
-from fx_dagster.errors import DataError
+from fx_dagster.decision.inputs import trading_day
+from fx_dagster.features.volatility import TRADING_DAYS_A_YEAR
 
 if TYPE_CHECKING:
     from fx_dagster.backtest.replay import BacktestResult
-
-DAYS_MIN = 30
 
 
 def daily_returns(time: Int64, equity: Float64, initial: float) -> tuple[Int64, Float64]:
@@ -108,91 +105,3 @@ def _trade_metrics(profit: Float64, risk: Float64) -> dict[str, float]:
         "expectancy_r": float((profit[known] / risk[known]).mean()) if known.any() else math.nan,
         "trades": float(len(profit)),
     }
-
-
-@dataclass(frozen=True)
-class Difference:
-    """System minus control, with a percentile interval; NaN where it is undefined."""
-
-    value: float
-    low: float
-    high: float
-    share_above_zero: float
-    """Share of resamples in which the system is ahead."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A system beside its control on the same days."""
-
-    days: int
-    level: float
-    block_days: float
-    sharpe: Difference
-    annual_return: Difference
-    """Difference of mean daily returns × 252."""
-
-
-def compare(
-    system: "BacktestResult", control: "BacktestResult", *, samples: int = 500, level: float = 0.95, seed: int = 7,
-    block_days: float | None = None,
-) -> Comparison:  # fmt: skip
-    """Return the paired difference of two backtests over the same bars, with stationary block-bootstrap intervals.
-
-    Days are resampled in pairs, in blocks of random length (Politis & Romano 1994, as ``skfolio`` implements it).
-
-    Args:
-        system: the one in question.
-        control: what it is compared with.
-        samples: resamples.
-        level: of the interval.
-        seed: of the resampling.
-        block_days: mean length of a block; None: the cube root of the number of days, at least 5.
-
-    Raises:
-        DataError: the two do not cover the same bars.
-    """
-    times = [result.equity["time"].to_numpy(np.int64) for result in (system, control)]
-    if not np.array_equal(*times):
-        raise DataError("system and control cover different bars", mend="run both over the same window")
-    pairs = np.column_stack(
-        [
-            daily_returns(time, result.equity["equity"].to_numpy(np.float64), result.initial_balance)[1]
-            for time, result in zip(times, (system, control), strict=True)
-        ]
-    )
-    block = max(5.0, len(pairs) ** (1.0 / 3.0)) if block_days is None else block_days
-    drawn = _resample(pairs, samples, block, seed) if len(pairs) >= DAYS_MIN else np.empty((0, 1, 2))
-    return Comparison(
-        days=len(pairs),
-        level=level,
-        block_days=block,
-        sharpe=_difference(sharpe(pairs[:, 0]) - sharpe(pairs[:, 1]), _sharpes(drawn), level),
-        annual_return=_difference(
-            float(np.mean(pairs[:, 0] - pairs[:, 1])) * TRADING_DAYS_A_YEAR,
-            np.mean(drawn[:, :, 0] - drawn[:, :, 1], axis=1) * TRADING_DAYS_A_YEAR,
-            level,
-        ),
-    )
-
-
-def _resample(pairs: Float64, samples: int, block: float, seed: int) -> Float64:
-    from skfolio.utils.bootstrap import stationary_bootstrap
-
-    return np.asarray(stationary_bootstrap(pairs, n_bootstrap_samples=samples, block_size=block, seed=seed))
-
-
-def _sharpes(drawn: Float64) -> Float64:
-    if not len(drawn):
-        return np.empty(0)
-    mean, deviation = drawn.mean(axis=1), drawn.std(axis=1, ddof=1)
-    ratio = np.divide(mean, deviation, out=np.full_like(mean, np.nan), where=deviation > 0)
-    difference = (ratio[:, 0] - ratio[:, 1]) * math.sqrt(TRADING_DAYS_A_YEAR)
-    return np.asarray(difference[np.isfinite(difference)])
-
-
-def _difference(value: float, drawn: Float64, level: float) -> Difference:
-    if not len(drawn):
-        return Difference(value, math.nan, math.nan, math.nan)
-    low, high = np.quantile(drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return Difference(value, float(low), float(high), float(np.mean(drawn > 0)))

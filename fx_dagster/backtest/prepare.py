@@ -11,7 +11,6 @@ from fx_dagster.backtest.costs import bar_spreads
 from fx_dagster.decision.arrays import VOTES, Float64, Int64
 from fx_dagster.decision.codes import Regime
 from fx_dagster.decision.inputs import (
-    aligned,
     cross_symbol,
     spread_medians,
     trading_day,
@@ -21,11 +20,13 @@ from fx_dagster.decision.inputs import (
 from fx_dagster.decision.rows import Rows, input_dtype
 from fx_dagster.errors import DataError
 from fx_dagster.execution.conversion import conversion_paths, converted
-from fx_dagster.execution.swap import swap_nights
+from fx_dagster.features.cross import common_grid
 from fx_dagster.indicators.votes import votes, warm
 from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.timeframes import Timeframe, bar_close
 
+RETURNS_BARS = 240
+"""Newest returns of each symbol that the step looks at for correlations and tails."""
 MODEL_COLUMNS = ("p_up_xgboost", "p_up_random_forest")
 """Columns of PREDICTIONS in the order of the step's ``p_up``."""
 
@@ -37,7 +38,6 @@ BAR = np.dtype(
         ("low", np.float64),
         ("close", np.float64),
         ("spread", np.float64),  # ask − bid of the bar, in price
-        ("nights", np.float64),  # nights of swap that fell due since the symbol's bar before
     ],
     align=True,
 )
@@ -57,6 +57,9 @@ class Market(NamedTuple):
     inputs: Rows
     """``[t, n]`` of :func:`fx_dagster.decision.rows.input_dtype`: what the step gets at the bar's close. ``active``
     is False where a symbol has no bar."""
+    returns: Float64
+    """``[RETURNS_BARS + t, n]`` log returns of the closes; the ``RETURNS_BARS`` newest at row k are
+    ``returns[k + 1 : k + 1 + RETURNS_BARS]``. A symbol without a bar has not moved; NaN before its first ones."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class History:
         market = self.market
         cut = Market(
             market.time[first:last], market.close_time[first:last], market.trading_day[first:last],
-            market.bars[first:last], market.inputs[first:last],
+            market.bars[first:last], market.inputs[first:last], market.returns[first : last + RETURNS_BARS],
         )  # fmt: skip
         return History(self.timeframe, self.instruments, self.account_currency, cut)
 
@@ -129,7 +132,9 @@ def prepare(
         for item, history in zip(items, histories.values(), strict=True)
     ]
     times = [history.bars["time"].to_numpy(np.int64) for history in histories.values()]
-    tables = {name: aligned(times, [column[name] for column in columns])[1] for name in columns[0] if name not in _DEEP}
+    tables = {
+        name: common_grid(times, [column[name] for column in columns])[1] for name in columns[0] if name not in _DEEP
+    }
     grid = np.unique(np.concatenate(times))
     deep = {name: _aligned_deep(grid, times, [column[name] for column in columns]) for name in _DEEP}
     return History(timeframe, items, account_currency, _market(grid, timeframe, items, account_currency, tables, deep))
@@ -156,14 +161,16 @@ def _market(
     inputs["active"] = inputs["fresh"] = np.isfinite(tables["close"])
     inputs["bar_time"] = grid[:, None]
     inputs["bid"], inputs["ask"] = tables["close"], tables["close"] + tables["spread"]
-    inputs["confidence"] = np.nan
+    inputs["version"] = np.arange(shape[0])[:, None]
+    inputs["confidence"] = inputs["drift"] = np.nan
     signals = np.column_stack([traditional_signals(deep["votes"][:, i], _EQUAL) for i in range(shape[1])])
-    inputs["agreement"], inputs["correlation_shift"] = cross_symbol(tables["close"], signals)
+    inputs["agreement"], inputs["correlation_shift"], returns = cross_symbol(tables["close"], signals)
     inputs["conversion"] = _conversion(tables["close"], items, account_currency)
     inputs["regime"] = Regime.UNKNOWN
     inputs["market_open"] = np.column_stack([item.session.is_open(close_time) for item in items])
     inputs["tradable"] = inputs["market_open"]
-    return Market(grid, close_time, trading_day(close_time), bars, inputs)
+    before = np.full((RETURNS_BARS, shape[1]), np.nan)
+    return Market(grid, close_time, trading_day(close_time), bars, inputs, np.concatenate([before, returns]))
 
 
 _EQUAL = (1.0 / VOTES,) * VOTES
@@ -183,7 +190,6 @@ def _columns(
     return {
         **{name: bars[name].to_numpy(np.float64) for name in _PRICES},
         "spread": spread,
-        "nights": swap_nights(time, item.triple_swap_weekday).astype(np.float64),
         "atr": indicators["atr_14"].to_numpy(np.float64),
         "volatility_short": short,
         "volatility_long": long,

@@ -1,14 +1,12 @@
-import dataclasses
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fx_dagster.backtest.metrics import compare, daily_returns, max_drawdown, sharpe, sortino
+from fx_dagster.backtest.metrics import daily_returns, max_drawdown, sharpe, sortino
 from fx_dagster.backtest.replay import replay
 from fx_dagster.decision.config import traditional_control
-from fx_dagster.errors import DataError
 
 
 def at(text):
@@ -69,24 +67,3 @@ def test_a_run_without_trades_has_no_ratios(make_history, make_config):
     assert result.metrics["net_return"] == 0
     for name in ("sharpe", "sortino", "win_rate", "profit_factor", "expectancy"):
         assert math.isnan(result.metrics[name])
-
-
-def test_a_system_that_knows_is_ahead_with_its_interval(runs):
-    system, control = runs
-    found = compare(system, control, samples=200)
-    assert found.annual_return.low < found.annual_return.value < found.annual_return.high
-    assert found.annual_return.value > 0
-    assert found.sharpe.share_above_zero > 0.9
-    assert compare(system, control, samples=200) == found
-
-
-def test_a_system_is_not_ahead_of_itself(runs):
-    found = compare(runs[0], runs[0], samples=50)
-    assert (found.annual_return.value, found.annual_return.low, found.annual_return.high) == (0.0, 0.0, 0.0)
-    assert found.sharpe.share_above_zero == 0.0
-
-
-def test_only_the_same_bars_compare(runs):
-    shorter = dataclasses.replace(runs[1], equity=runs[1].equity.iloc[:-1])
-    with pytest.raises(DataError, match="different bars"):
-        compare(runs[0], shorter)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fx_dagster.backtest.prepare import prepare
+from fx_dagster.backtest.prepare import RETURNS_BARS, prepare
 from fx_dagster.backtest.replay import replay
 from fx_dagster.decision.arrays import AccountState
 from fx_dagster.decision.codes import Action, Command
@@ -47,7 +47,7 @@ class Session:
     def decide(self, row):
         known = self.market.inputs[row]
         inputs = self.step.empty_inputs()
-        for name in known.dtype.names:
+        for name in set(known.dtype.names) - {"version"}:
             getattr(inputs, name)[:] = known[name]
         inputs = inputs._replace(time=int(self.market.close_time[row]), trading_day=int(self.market.trading_day[row]))
         for column in self.positions:
@@ -57,7 +57,7 @@ class Session:
             self.positions.stop[0], self.positions.target[0] = position.stop, position.target
         money = self.paper.money()
         account = AccountState(money.balance, money.equity, money.margin_used, True, int(Command.RUN))
-        out = self.step.decide(inputs, account, self.positions)
+        out = self.step.decide(inputs, account, self.positions, self.market.returns[row + 1 : row + 1 + RETURNS_BARS])
         action = Action(int(out.action[0]))
         if action is not Action.NONE:
             self.send(action, inputs, out)

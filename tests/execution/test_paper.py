@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fx_dagster import snapshot
 from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.execution.broker import Broker
 from fx_dagster.execution.orders import DealReason, OrderIntent, OrderState, Purpose
@@ -332,7 +333,7 @@ def test_a_bad_snapshot_is_refused():
     with pytest.raises(DataError, match="cannot be read"):
         paper.restore(b"nonsense")
     with pytest.raises(DataError, match="format"):
-        paper.restore(paper.snapshot().replace(b"fx-paper-account-1", b"other"))
+        paper.restore(snapshot.pack({}, {"kind": "fx-paper-account-1"}))
     with pytest.raises(DataError, match="EURUSD"):
         broker("GBPUSD").restore(opened().snapshot())
 
