@@ -15,27 +15,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fx_dagster.core.state import CoreSpec
+from fx_dagster.core.trading import TradingCore
 from fx_dagster.decision.config import paper_config
-from fx_dagster.decision.decider import DecisionStep
 from fx_dagster.errors import DataError, FencedError, FxError, SettingsError
 from fx_dagster.execution.paper import PaperBroker
 from fx_dagster.features.catalogue import feature_catalogue
 from fx_dagster.live.account import PaperDesk
 from fx_dagster.live.engine import Ending, Engine, EngineParts
 from fx_dagster.live.model_desk import ModelDesk
-from fx_dagster.live.observation import Observer
+from fx_dagster.live.protocols import FeedInfo
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.source import MarketSource
-from fx_dagster.market.timeframes import Timeframe
 from fx_dagster.models.families import FAMILIES
 from fx_dagster.settings import Settings, load_settings
 from resources.journal import JournalTarget, PostgresJournal
 from resources.live_feed import ReplayFeed, Tape, tape_of
 from resources.market import open_source
+from resources.market_states import FileMarketStates
 from resources.model_provider import ReleasedModels
 from resources.postgres import migrate
 from resources.releases import ReleaseStore
+from resources.tapes import FileTape
 
 EXIT_ERROR = 1
 _log = logging.getLogger("fx_dagster.live")
@@ -115,7 +117,10 @@ async def _run_session(
     if session.finished:
         _log.info("session %s is finished already", session.session_id)
         return Ending.FINISHED
-    feed = ReplayFeed(source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed)
+    feed = ReplayFeed(
+        source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed,
+        spike_z=settings.validation.spike_robust_z,
+    )  # fmt: skip
     provider = ReleasedModels(ReleaseStore(settings.postgres.url.get_secret_value()), settings.triton.url)
     parts = _parts(settings, feed, journal, provider, options)
     engine = Engine(parts, session)
@@ -134,32 +139,55 @@ async def _run_session(
 def _parts(
     settings: Settings, feed: ReplayFeed, journal: PostgresJournal, provider: ReleasedModels, options: RunOptions
 ) -> EngineParts:
-    info = feed.info
-    instruments = tuple(instrument(symbol) for symbol in info.symbols)
-    catalogue = feature_catalogue(info.base, cross_symbol=len(info.symbols) > 1)
-    clock = WallClock()
-    config = paper_config(settings)
-    broker = PaperBroker(settings.live.account, instruments, settings.risk, settings.cost)
+    session, clock = journal.session, WallClock()
+    core, desk = trading_core(settings, feed.info, session.replay_start)
+    states = FileMarketStates(settings.live_state / "market")
     return EngineParts(
         account=settings.live.account,
-        instruments=instruments,
-        catalogue=catalogue,
+        core=core,
+        desk=desk,
         feed=feed,
         journal=journal,
         models=ModelDesk(
             provider,
-            feature_hash=catalogue.hash,
+            feature_hash=core.spec.catalogue.hash,
             models=tuple(FAMILIES),
             deadline_s=settings.triton.deadline_ms / 1000,
             clock=clock,
         ),
+        states=states,
+        tape=FileTape(
+            settings.live_state / "tapes", session.session_id, core.symbols, settings.model_dump(mode="json"),
+            state=core.whole, size_mb_max=settings.live.tape_mb_max,
+        ),
         clock=clock,
-        step=DecisionStep(config, instruments, leverage=settings.risk.leverage),
-        desk=PaperDesk(broker, info.symbols, Timeframe(info.base)),
-        observer=Observer(instruments, catalogue, settings.risk.account_currency),
         settings=settings.live,
         on_status=options.on_status,
+    )  # fmt: skip
+
+
+def trading_core(settings: Settings, info: FeedInfo, start: int) -> tuple[TradingCore, PaperDesk]:
+    """Return the core of a session that begins at ``start`` (ns UTC), and the account that it trades on.
+
+    Raises:
+        SettingsError: a number is impossible, or a profit currency cannot be converted with these symbols.
+    """
+    instruments = tuple(instrument(symbol) for symbol in info.symbols)
+    catalogue = feature_catalogue(info.base, cross_symbol=len(info.symbols) > 1)
+    broker = PaperBroker(settings.live.account, instruments, settings.risk, settings.cost)
+    live = settings.live
+    spec = CoreSpec(
+        instruments=instruments,
+        catalogue=catalogue,
+        config=paper_config(settings, info.base),
+        start=start,
+        stale_s=max(live.stale_after_s, info.tick_spacing_s),
+        spike_z=settings.validation.spike_robust_z,
+        move_atr=live.move_atr,
+        refresh_s=live.refresh_s,
+        history_bars=live.history_bars,
     )
+    return TradingCore(spec, broker.ledger), PaperDesk(broker)
 
 
 def exit_code(error: FxError) -> int:

@@ -12,8 +12,9 @@ import pandas as pd
 
 from fx_dagster.errors import SourceError
 from fx_dagster.live.protocols import FeedInfo
-from fx_dagster.live.ticks import TickBatch, TickGate, empty_batch, joined
+from fx_dagster.live.ticks import TickBatch, empty_batch, joined
 from fx_dagster.market.bars import ticks_to_bars
+from fx_dagster.market.incremental import good_ticks, new_gates
 from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.source import MarketSource
 from fx_dagster.market.timeframes import DAY_NS, Timeframe, bar_open
@@ -21,6 +22,8 @@ from resources.mt5.clock import ReplayClock
 from resources.mt5.feed import MILLISECOND_NS, TerminalFeed, TickArrays
 from resources.mt5.simulated import SimulatedTerminal
 
+SPIKE_Z = 25.0
+"""Usual value of FX_VALIDATION_SPIKE_ROBUST_Z."""
 REAL_TICK_SPACING_S = 60.0
 """Longest usual pause between two real ticks of a liquid symbol."""
 
@@ -54,9 +57,11 @@ class ReplayFeed:
         source: what the market did.
         tape: which part of it.
         speed: market seconds a second.
+        spike_z: as of the session's gate, so that history passes the same one.
     """
 
-    def __init__(self, source: MarketSource, tape: Tape, *, speed: float) -> None:
+    def __init__(self, source: MarketSource, tape: Tape, *, speed: float, spike_z: float = SPIKE_Z) -> None:
+        self._spike_z = spike_z
         self._source = source
         self._tape = tape
         self._speed = speed
@@ -163,9 +168,12 @@ class ReplayFeed:
 
     def _built(self, symbol: str, start: int, until: int) -> pd.DataFrame:
         raw = self._raw(symbol, start, until)
-        good = TickGate(self._symbols).check(raw.take(np.argsort(raw.time, kind="stable")), closed_until=0)
-        ticks = good.frame(self._symbols.index(symbol))
-        return ticks_to_bars(ticks, self._base, self._instruments[symbol].point, complete_until=until)
+        raw = raw.take(np.argsort(raw.time, kind="stable"))
+        point = self._instruments[symbol].point
+        good = np.zeros(len(raw), dtype=np.bool_)
+        gate = new_gates([point], self._spike_z)[0]
+        good_ticks(gate, raw.time, raw.bid, raw.ask, raw.volume, raw.flags, good)
+        return ticks_to_bars(raw.take(good).frame(), self._base, point, complete_until=until)
 
 
 def _batch(place: int, ticks: TickArrays, clock: int, received_ns: int) -> TickBatch:

@@ -26,9 +26,10 @@ from fx_dagster.live.records import (
 Connection = psycopg.AsyncConnection
 
 _DECISION = """
-INSERT INTO decision (account, session_id, symbol, bar_time, level, level_reason, action, score, outcome, features,
-                      feature_hash, release, client_order_id, latency_total_ms, latency_model_ms, epoch, decided_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+INSERT INTO decision (account, session_id, symbol, number, kind, time_ns, bar_time, level, level_reason, action, score,
+                      outcome, features, feature_hash, release, client_order_id, latency_total_ms, latency_model_ms,
+                      epoch, decided_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 _INTENT = """
 INSERT INTO trade_order (account, session_id, client_order_id, symbol, purpose, lots, stop, target, decided_ns,
@@ -129,7 +130,8 @@ async def _advance(connection: Connection, session_id: int, checkpoint: Checkpoi
 
 def _decision(row: DecisionRecord, epoch: int) -> tuple[Any, ...]:
     return (
-        row.symbol, row.bar_time, row.level, row.level_reason, row.action, row.score, Jsonb(dict(row.outcome)),
+        row.symbol, row.number, row.kind, row.time, row.bar_time, row.level, row.level_reason, row.action, row.score,
+        Jsonb(dict(row.outcome)),
         np.ascontiguousarray(row.features, dtype="<f4").tobytes(), row.feature_hash, row.release, row.client_order_id,
         row.latency_total_ms, row.latency_model_ms, epoch, wall_time(row.decided_wall_ns),
     )  # fmt: skip

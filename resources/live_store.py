@@ -141,9 +141,9 @@ class LiveStore:
     def decisions(self, session_id: int) -> pd.DataFrame:
         """Return a session's decisions in order: every column but the features (``outcome`` as a dict)."""
         return self._frame(
-            "SELECT symbol, bar_time, level, level_reason, action, score, outcome, feature_hash, release,"
-            " client_order_id, latency_total_ms, latency_model_ms, epoch, decided_at"
-            " FROM decision WHERE session_id = %s ORDER BY bar_time, symbol",
+            "SELECT symbol, number, kind, time_ns, bar_time, level, level_reason, action, score, outcome, feature_hash,"
+            " release, client_order_id, latency_total_ms, latency_model_ms, epoch, decided_at"
+            " FROM decision WHERE session_id = %s ORDER BY number",
             session_id,
         )
 

@@ -1,42 +1,43 @@
-"""The live engine: ticks in, one decision step for all symbols whenever a base bar closes, journalled orders out.
+"""The live engine: ticks in, a decision at every tick, journalled orders out.
+
+The compiled core works through the ticks and hands control back where something outside is needed: the models at a
+bar's close or a material move, the journal before an order is sent. Everything between is one loop without a pause.
 
 Start and recovery are one path. The journal holds, in one transaction each, what was decided and a checkpoint: every
-tick before its position is in it. A restart restores the checkpoint, sends what was journalled and not sent, builds the
-forming bar again from the ticks before the position, and goes on with the ticks from it. Nothing that happened after
-the last checkpoint was visible to anybody, so that nothing can happen twice.
+tick before its position is in it. A restart restores the checkpoint, follows the market again from the last market
+state on disk, sends what was journalled and not sent, and goes on with the ticks from the position. Nothing that
+happened after the last checkpoint was visible to anybody, so that nothing can happen twice.
 
 The engine knows market time from its feed alone, and this machine's time for durations and records only: the same ticks
 give the same decisions, however often it was killed.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fx_dagster.decision.codes import Command, Level, Stage
-from fx_dagster.decision.decider import DecisionStep
+from fx_dagster.core.rows import Event, Kind
+from fx_dagster.core.tape import TapeWriter
+from fx_dagster.core.trading import Question, TradingCore
+from fx_dagster.decision.codes import Level
 from fx_dagster.errors import BrokerError
-from fx_dagster.execution.orders import Deal
-from fx_dagster.features.catalogue import FeatureCatalogue
-from fx_dagster.live import status
+from fx_dagster.execution.orders import OrderIntent
+from fx_dagster.live import recovery, status
 from fx_dagster.live.account import PaperDesk
-from fx_dagster.live.bars import BarBook
-from fx_dagster.live.judge import Judge, Judgement, command_of, decision_record, why
 from fx_dagster.live.latency import StageTimes
 from fx_dagster.live.model_desk import Asked, ModelDesk
-from fx_dagster.live.observation import Observation, Observer
 from fx_dagster.live.outbox import Outbox
-from fx_dagster.live.protocols import Clock, Journal, TickFeed
+from fx_dagster.live.protocols import Clock, Journal, MarketStates, TickFeed
 from fx_dagster.live.quotes import QuoteWatch
-from fx_dagster.live.records import Checkpoint, JournalEntry, SessionState
-from fx_dagster.live.session import Memory, unpack
-from fx_dagster.live.ticks import TickBatch, TickGate, TickQueue, empty_batch
-from fx_dagster.market.instruments import Instrument
+from fx_dagster.live.records import Checkpoint, DecisionRecord, JournalEntry, SessionState
+from fx_dagster.live.scribe import Circumstances, Scribe, command_of
+from fx_dagster.live.session import Memory
+from fx_dagster.live.ticks import TickBatch, TickQueue, columns, empty_batch
 from fx_dagster.market.timeframes import SECOND_NS
 from fx_dagster.models.protocol import Float32
 from fx_dagster.settings import LiveSettings
@@ -45,8 +46,10 @@ FLUSH_S = 8.0
 """Of the ten seconds that an orderly end may take."""
 STATUS_S = 0.25
 BASELINE_S = 1.0
+MARKET_STATE_S = 5.0
+"""How often the market's state is written at most: what a restart has to follow again."""
 FEED_PAUSE_S = 0.5
-_HALTED = Stage.HALT.name.lower()
+NO_INTENTS: Mapping[int, OrderIntent] = MappingProxyType({})
 
 
 class Ending(StrEnum):
@@ -62,29 +65,27 @@ class EngineParts:
 
     Attributes:
         account: account name.
-        instruments: one a symbol, in the feed's order.
-        catalogue: features that are computed.
+        core: decides, as new.
+        desk: the paper account that the core trades on, as new.
         feed: ticks and history.
         journal: what happened, durably.
         models: asks for probabilities.
+        states: keeps the market's state over restarts.
+        tape: records what reaches the core.
         clock: this machine's time.
-        step: the decision step, before its first decision.
-        desk: the paper account, as new.
-        observer: computes features and votes.
         settings: of the live session.
         on_status: called with each status, a few times a second.
     """
 
     account: str
-    instruments: Sequence[Instrument]
-    catalogue: FeatureCatalogue
+    core: TradingCore
+    desk: PaperDesk
     feed: TickFeed
     journal: Journal
     models: ModelDesk
+    states: MarketStates
+    tape: TapeWriter
     clock: Clock
-    step: DecisionStep
-    desk: PaperDesk
-    observer: Observer
     settings: LiveSettings
     on_status: Callable[[dict[str, Any]], None] | None = None
 
@@ -100,38 +101,32 @@ class Engine:
     def __init__(self, parts: EngineParts, session: SessionState) -> None:
         self._parts = parts
         self._session = session
-        self._feed, self._journal, self._clock = parts.feed, parts.journal, parts.clock
+        self._core, self._feed, self._journal = parts.core, parts.feed, parts.journal
+        self._clock, self._tape = parts.clock, parts.tape
         self._info = parts.feed.info
-        stale_s = max(parts.settings.stale_after_s, self._info.tick_spacing_s)
         self._queue = TickQueue(parts.settings.queue_ticks_max)
-        self._gate = TickGate(self._info.symbols)
-        self._book = BarBook(parts.instruments, parts.catalogue.timeframes, parts.settings.history_bars)
-        self._quotes = QuoteWatch(
-            parts.instruments, self._gate, stale_ns=int(stale_s * SECOND_NS), since=session.position
-        )
-        self._judge = Judge(
-            parts.step, parts.desk, account=parts.account, session=session.session_id, base=self._info.base
-        )
+        self._quotes = QuoteWatch(parts.core)
+        self._scribe = Scribe(parts.core, account=parts.account, session=session.session_id)
         self._outbox = Outbox(parts.journal, parts.desk, parts.clock, self._checkpoint)
         self._times = StageTimes()
         self._counters = status.Counters()
         self._sequence = session.sequence
-        self._closed_until = self._position = session.position
-        self._market_clock = session.clock
         self._stopping = asyncio.Event()
         self._feed_problem = ""
         self._level, self._level_reason = int(Level.UNSET), ""
         self._release: int | None = None
         self._resumed_ns = 0
-        self._halted = False
+        self._asked: tuple[Question, Asked] | None = None
         self._asked_features: Float32 | None = None
-        self._next_baseline_ns = 0
-        self._next_quotes_ns = 0
+        self._next_baseline_ns = self._next_quotes_ns = self._next_state_ns = 0
+        self._skip = 0
+        self._records: list[DecisionRecord] = []
+        self._bar_time = 0
 
     def stop(self) -> None:
         """Ask for an orderly end: no entries any more, everything written, out within ten seconds."""
         self._stopping.set()
-        self._queue.put(empty_batch(self._market_clock, self._clock.monotonic_ns()))
+        self._queue.put(empty_batch(self._core.clock[0], self._clock.monotonic_ns()))
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +157,8 @@ class Engine:
 
     async def _end(self) -> Ending:
         ending = Ending.STOPPED if self._stopping.is_set() else Ending.FINISHED
-        self._outbox.note(str(ending), None, f"at {status.market_time_text(self._position)}", self._position)
+        clock = self._core.clock[0]
+        self._outbox.note(str(ending), None, f"at {status.market_time_text(clock)}", clock)
         self._outbox.post_notes()
         self._show(str(ending))
         if ending is Ending.FINISHED:
@@ -174,39 +170,20 @@ class Engine:
         """Take up the session where the last engine left it; a new one is the same with nothing to take up."""
         session = self._session
         self._resumed_ns = self._journal.kill_switch.resumed_ns
-        if session.snapshot is not None:
-            self._remember(unpack(session.snapshot))
-        self._parts.step.warm_up()
-        self._book.load(self._feed, self._closed_until)
-        if self._closed_until < session.position:
-            self._rebuild_forming(session.position)
-        await self._warm_up()
+        memory = recovery.take_up(self._core, self._parts.desk, self._feed, self._parts.states, session)
+        if memory is not None:
+            self._resumed_ns = memory.resumed_ns
+            self._counters = status.Counters(**memory.counts)
+            self._skip = self._core.clock[1]
+        self._keep_market()
+        self._core.rehearse()
+        await self._parts.models.warm_up(self._core.sample_features())
+        self._tape.begin()
         self._outbox.settle(session.unsettled, session.position)
         self._feed.start(session.position, session.clock)
         where = status.market_time_text(session.position)
         self._outbox.note("resumed" if session.resumed else "began", None, f"at {where}", session.position)
         self._outbox.post_notes()
-
-    def _remember(self, memory: Memory) -> None:
-        self._parts.step.restore(memory.decision)
-        self._parts.desk.restore(memory.account)
-        self._gate.restore(memory.gate)
-        self._closed_until, self._resumed_ns, self._halted = memory.closed_until, memory.resumed_ns, memory.halted
-        self._counters = status.Counters(**memory.counts)
-
-    def _rebuild_forming(self, position: int) -> None:
-        """Give the bar that was forming its ticks before the checkpoint again: the account knows them already."""
-        raw = self._feed.ticks(self._closed_until, position)
-        ticks = TickGate(self._info.symbols).check(raw, closed_until=self._closed_until)
-        if len(ticks):
-            self._book.add(ticks)
-
-    async def _warm_up(self) -> None:
-        """Let compiled code and the models' connection be ready before the first decision is timed."""
-        ready = [place for place in range(len(self._info.symbols)) if self._book.last_open(place)]
-        if ready:
-            seen = self._parts.observer.look(self._book, np.array(ready, dtype=np.intp))
-            await self._parts.models.warm_up(np.nan_to_num(seen.features[ready]))
 
     # -- ticks -----------------------------------------------------------------------------------------------------
 
@@ -218,7 +195,7 @@ class Engine:
                 batch = self._feed.poll(room)
                 self._feed_problem = ""
                 # Every batch moves the clock on; a paused replay's says nothing new.
-                if len(batch) or batch.clock > self._market_clock or self._feed.finished:
+                if len(batch) or batch.clock > self._core.clock[0] or self._feed.finished:
                     self._queue.put(batch)
             except BrokerError as error:
                 self._feed_problem = str(error)
@@ -232,166 +209,176 @@ class Engine:
             finished = self._feed.finished
             if finished and self._queue.idle:
                 return
-            await self._process(await self._queue.get())
+            await self._process(self._unseen(await self._queue.get()))
             await self._between_batches()
 
-    async def _process(self, batch: TickBatch) -> None:
-        """Work through a batch bar by bar: a bar's ticks, then, once the market's clock is past its end, its close."""
-        clock = max(batch.clock, self._market_clock)
-        rest = self._without_late(batch)
-        while not self._stopping.is_set():
-            closing = self._book.forming_close
-            if closing is None:
-                if not len(rest):
-                    break
-                closing = self._book.end_of_bar(int(rest.time.min()))
-            inside = rest.time < closing
-            self._take(rest.take(inside), until=min(closing, clock))
-            rest = rest.take(~inside)
-            if clock >= closing or len(rest):
-                await self._close_bar(closing, batch.received_ns)
-            else:
-                break
-        if not self._stopping.is_set():
-            self._market_clock, self._position = clock, max(self._position, clock)
-
-    def _without_late(self, batch: TickBatch) -> TickBatch:
-        """Count and leave out ticks of bars that are closed."""
-        late = batch.time < self._closed_until
-        if not late.any():
+    def _unseen(self, batch: TickBatch) -> TickBatch:
+        """Leave out what the checkpoint has taken already of the moment that it was made in."""
+        if not self._skip or not len(batch):
             return batch
-        self._gate.check(batch.take(late), closed_until=self._closed_until)
-        return batch.take(~late)
+        again = np.flatnonzero(batch.time == self._session.position)[: self._skip]
+        self._skip -= len(again)
+        if len(again) == 0:
+            self._skip = 0
+        return batch.take(np.setdiff1d(np.arange(len(batch)), again))
 
-    def _take(self, raw: TickBatch, *, until: int) -> None:
-        """Hand ticks to gate, account and bars; what they changed in the account is journalled with a checkpoint."""
-        good = self._gate.check(raw, closed_until=self._closed_until)
-        if not len(good):
-            return
-        movement = self._parts.desk.take(good)
-        self._book.add(good)
-        self._position = max(self._position, until)
-        if movement:
-            self._learn(movement.deals)
-            entry = JournalEntry(deals=movement.deals, transitions=movement.transitions)
-            self._outbox.post(entry, checkpoint=True)
+    async def _process(self, batch: TickBatch) -> None:
+        """Let the core work through a batch; do what it asks for where it stops."""
+        self._set_conditions()
+        ticks, done = columns(batch), 0
+        while not self._stopping.is_set():
+            first = done
+            done, event = self._core.take(ticks, first, len(batch))
+            self._tape.ticks(ticks, first, done)
+            if event is Event.DONE:
+                event = self._core.reach(batch.clock)
+                self._tape.event("clock", {"clock": batch.clock})
+            if event is Event.DONE:
+                break
+            await self._attend(event, batch.received_ns)
+        self._times.add("tick", self._since(batch.received_ns), max(1, len(batch)))
+        await self._write_down(batch.received_ns)
 
-    def _learn(self, deals: Sequence[Deal]) -> None:
-        self._counters.deals += len(deals)
-        for deal in deals:
-            if deal.closing:
-                # The entry paid the same commission a lot as the exit.
-                self._parts.step.record_trade(deal.profit + deal.swap - 2 * deal.commission, deal.risk_money)
+    async def _attend(self, event: Event, received_ns: int) -> None:
+        if event is Event.ASK:
+            event = await self._ask(received_ns)
+        if event is Event.ACT:
+            await self._act(received_ns)
+        else:
+            await self._write_down(received_ns)
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
-    async def _close_bar(self, closing: int, received_ns: int) -> None:
-        """Close the bar of all symbols together, and decide for those that have one."""
+    async def _ask(self, received_ns: int) -> Event:
+        """Ask the models once for all symbols that wait, and decide these."""
+        self._gather(received_ns)  # what was decided so far has nothing to do with this answer
         began = self._clock.monotonic_ns()
-        rows = self._book.close()
-        self._closed_until = self._position = closing
-        if not len(rows):
-            return
-        seen = await asyncio.to_thread(self._parts.observer.look, self._book, rows)
+        question = self._core.question()
         self._times.add("features", self._since(began))
-        asked = await self._ask(seen)
-        quotes = self._quotes.at(closing)
-        began = self._clock.monotonic_ns()
-        judged = self._judge.at_bar_close(
-            closing, self._bar_time(), seen, asked, quotes, healthy=not self._journal.problem, command=self._command()
-        )
-        self._times.add("decide", self._since(began))
-        total_ms = self._since(received_ns)
-        self._times.add("total", total_ms)
-        self._note_level(judged, asked, closing)
-        await self._record(judged, seen, asked, total_ms, closing)
-
-    async def _ask(self, seen: Observation) -> Asked:
-        """Ask the models once for all symbols that closed a bar and are warm."""
-        ready = np.flatnonzero(seen.warm)
-        p_up = np.full((len(self._info.symbols), self._parts.step.model_columns), np.nan)
-        if not len(ready):
-            return Asked(p_up, None, None, "features are warming up")
-        features = np.ascontiguousarray(seen.features[ready])
-        asked = await self._parts.models.ask(features)
+        asked = await self._parts.models.ask(question.features)
         if asked.latency_ms is not None:
             self._times.add("model", asked.latency_ms)
-        p_up[ready] = asked.p_up
-        self._release = asked.release
-        self._asked_features = features
-        return Asked(p_up, asked.release, asked.latency_ms, asked.problem)
+        self._release, self._asked_features = asked.release, question.features
+        self._set_conditions()
+        began = self._clock.monotonic_ns()
+        self._core.answer(question.rows, asked.p_up)
+        event = self._core.decide()
+        self._times.add("decide", self._since(began))
+        self._times.add("total", self._since(received_ns))
+        self._tape.event("answer", {"rows": question.rows.tolist(), "p_up": asked.p_up.tolist()})
+        self._asked = (question, asked)
+        return event
 
-    async def _record(self, judged: Judgement, seen: Observation, asked: Asked, total_ms: float, closing: int) -> None:
-        """Journal the decisions and their intents in one transaction, then send the orders."""
-        records = tuple(
-            decision_record(
-                said, asked=asked, row=row, seen=seen, intent=judged.intents.get(row),
-                feature_hash=self._parts.catalogue.hash, journal_problem=self._journal.problem,
-                total_ms=total_ms, wall_ns=self._clock.wall_ns(),
-            )
-            for row, said in judged.said.items()
-        )  # fmt: skip
-        for record in records:
-            self._counters.decided(record.level)
-        self._counters.orders += len(judged.intents)
+    async def _act(self, received_ns: int) -> None:
+        """Journal the decisions that want orders with their intents, in one transaction, then send the orders."""
+        intents = self._scribe.intents(tuple(self._core.acts()))
+        self._core.acts_done()
+        self._counters.orders += len(intents)
+        sent = await self._write_down(received_ns, intents)
+        placed = [row for row, intent in intents.items() if intent.client_order_id in sent]
+        self._tape.event("placed", {"rows": placed})
+
+    def _gather(self, received_ns: int, intents: Mapping[int, OrderIntent] = NO_INTENTS) -> None:
+        """Take over what the core has decided, with what stood around it, until it is journalled."""
+        logged = self._core.drain_log()
+        question, asked = self._asked or (None, None)
+        self._asked = None
+        around = Circumstances(question, asked, self._journal.problem, self._since(received_ns), self._clock.wall_ns())
+        records = self._scribe.records(logged, around, intents)
+        self._note_levels(records)
+        self._records += records
+        bars = [one.time for one in logged if one.kind is Kind.BAR]
+        self._bar_time = max(bars, default=self._bar_time)
+
+    async def _write_down(self, received_ns: int, intents: Mapping[int, OrderIntent] = NO_INTENTS) -> frozenset[int]:
+        """Journal what was decided and what the account did; return the keys of the orders that were sent.
+
+        Only where no decision is pending: a checkpoint in between would lose it.
+        """
+        self._gather(received_ns, intents)
+        movement = self._parts.desk.drain()
+        self._counters.deals += len(movement.deals)
+        if not (self._records or movement or intents):
+            return frozenset()
         entry = JournalEntry(
-            decisions=records, intents=tuple(judged.intents.values()), account=self._parts.desk.record(closing)
+            decisions=tuple(self._records),
+            intents=tuple(intents.values()),
+            transitions=movement.transitions,
+            deals=movement.deals,
+            # Once a bar is enough for a curve.
+            account=self._parts.desk.record(self._bar_time) if self._bar_time else None,
         )
-        took_ms = await self._outbox.send(entry, closing)
+        self._records, self._bar_time = [], 0
+        self._tape.event("mark", {"decisions": self._core.decisions, "digest": self._core.digest})
+        took_ms, sent = await self._outbox.send(entry, self._core.clock[0])
         if took_ms is not None:
             self._times.add("journal", took_ms)
+        self._keep_market()
+        await self._clock.sleep(0)  # the journal, the intake and the status have their turn
+        return sent
 
-    def _note_level(self, judged: Judgement, asked: Asked, closing: int) -> None:
-        self._halted = any(said.stage == _HALTED for said in judged.said.values())
-        worst = next((said for said in judged.said.values() if said.level == judged.level), None)
-        if worst is None:
+    def _keep_market(self) -> None:
+        """Write the market's state now and then, always together with a checkpoint: a restart goes on from both."""
+        now = self._clock.monotonic_ns()
+        if now >= self._next_state_ns and self._parts.states.idle:
+            self._next_state_ns = now + int(MARKET_STATE_S * SECOND_NS)
+            self._parts.states.save(self._core.market_copy())
+
+    def _note_levels(self, records: Sequence[DecisionRecord]) -> None:
+        """Say it when the worst level of what was decided together changes."""
+        answering = [record for record in records if record.kind in ("bar", "move", "retry")]
+        if not answering:
             return
-        self._level_reason = why(worst, asked.problem, self._journal.problem)
-        if judged.level != self._level:
-            self._level = judged.level
-            name = status.LEVEL_NAMES[Level(judged.level)]
-            message = f"level {judged.level}, {name}: {self._level_reason}".removesuffix(": ")
-            self._outbox.note("level", None, message, closing)
+        worst = max(answering, key=lambda record: record.level)
+        self._level_reason = worst.level_reason
+        if worst.level != self._level:
+            self._level = worst.level
+            name = status.LEVEL_NAMES[Level(worst.level)]
+            message = f"level {worst.level}, {name}: {worst.level_reason}".removesuffix(": ")
+            self._outbox.note("level", None, message, worst.time)
 
-    def _bar_time(self) -> NDArray[np.int64]:
-        return np.array([self._book.last_open(place) for place in range(len(self._info.symbols))], dtype=np.int64)
+    def _set_conditions(self) -> None:
+        healthy = not self._journal.problem
+        command = command_of(self._journal.kill_switch, stopping=self._stopping.is_set())
+        if self._core.set_conditions(healthy=healthy, command=int(command)):
+            self._tape.event("conditions", {"healthy": healthy, "command": int(command)})
 
-    def _command(self) -> Command:
-        return command_of(self._journal.kill_switch, stopping=self._stopping.is_set())
+    # -- between batches -------------------------------------------------------------------------------------------
 
     async def _between_batches(self) -> None:
         """What may wait for a decision, but not for the next bar."""
-        kill = self._journal.kill_switch
+        kill, now = self._journal.kill_switch, self._clock.monotonic_ns()
         if kill.engaged and kill.flatten:
             await self._flatten()
         if not kill.engaged and kill.resumed_ns > self._resumed_ns:
             self._resume(kill.resumed_ns)
-        if self._clock.monotonic_ns() >= self._next_baseline_ns and self._asked_features is not None:
-            self._next_baseline_ns = self._clock.monotonic_ns() + int(BASELINE_S * SECOND_NS)
+        if now >= self._next_baseline_ns and self._asked_features is not None:
+            self._next_baseline_ns = now + int(BASELINE_S * SECOND_NS)
             await self._measure_baseline(self._asked_features)
+        if self._tape.full:
+            self._tape.begin()
+        self._tape.flush()
 
     async def _flatten(self) -> None:
         """Close every position at once; the step says how, the command is a person's."""
-        open_symbols = {position.symbol for position in self._parts.desk.positions()} - self._parts.desk.pending()
-        rows = [place for place, symbol in enumerate(self._info.symbols) if symbol in open_symbols]
+        rows = self._parts.desk.open_rows()
         if not rows:
             return
-        now = self._position
-        judged = self._judge.inside_bar(
-            now, self._bar_time(), rows, healthy=not self._journal.problem, command=self._command()
-        )
-        if judged.intents:
-            self._counters.orders += len(judged.intents)
+        self._set_conditions()
+        now = self._core.clock[0]
+        self._tape.event("command", {"rows": rows, "time": now})
+        if self._core.decide_now(rows, now) is Event.ACT:
             self._outbox.note("flatten", None, self._journal.kill_switch.reason or "kill switch", now)
-            await self._outbox.send(JournalEntry(intents=tuple(judged.intents.values())), now)
+            await self._act(self._clock.monotonic_ns())
 
     def _resume(self, resumed_ns: int) -> None:
         """Act on ``fx resume``: a halt after a drawdown ends by a person only."""
         self._resumed_ns = resumed_ns
-        if self._halted:
-            self._halted = False
-            self._parts.step.resume(self._parts.desk.money().equity)
-        self._outbox.note("resume", None, "a person lets the account trade again", self._position)
+        if self._core.halted:
+            equity = self._parts.desk.money().equity
+            self._core.end_halt(equity)
+            self._tape.event("resume", {"equity": equity})
+        self._outbox.note("resume", None, "a person lets the account trade again", self._core.clock[0])
 
     async def _measure_baseline(self, features: Float32) -> None:
         bare_ms = await self._parts.models.bare_call_ms(features)
@@ -417,50 +404,48 @@ class Engine:
             self._parts.on_status(seen)
 
     def _watch_quotes(self) -> None:
-        now = self._clock.monotonic_ns()
+        now, clock = self._clock.monotonic_ns(), self._core.clock[0]
         if now < self._next_quotes_ns:
             return
         self._next_quotes_ns = now + SECOND_NS
-        for symbol, message in self._quotes.news(self._quotes.at(self._market_clock)):
-            self._outbox.note("quotes", symbol, message, self._market_clock)
+        for symbol, message in self._quotes.news(clock):
+            self._outbox.note("quotes", symbol, message, clock)
 
     def _checkpoint(self) -> Checkpoint:
+        account, orders = self._parts.desk.snapshot()
         memory = Memory(
-            decision=self._parts.step.snapshot(),
-            account=self._parts.desk.snapshot(),
-            gate=self._gate.state(),
-            closed_until=self._closed_until,
+            core=self._core.session_state(),
+            account=account,
+            orders=orders,
             resumed_ns=self._resumed_ns,
-            halted=self._halted,
             counts=vars(self._counters),
         )
         self._sequence += 1
-        return Checkpoint(self._sequence, self._position, max(self._market_clock, self._position), memory.pack())
+        clock = self._core.clock[0]
+        return Checkpoint(self._sequence, clock, clock, memory.pack())
 
     def _since(self, began_ns: int) -> float:
         return (self._clock.monotonic_ns() - began_ns) / 1e6
 
     def _status(self, state: str) -> dict[str, Any]:
-        kill = self._journal.kill_switch
-        positions = self._parts.desk.positions()
+        kill, clock = self._journal.kill_switch, self._core.clock[0]
         return {
             "state": state,
             **status.level_status(self._level, self._level_reason),
             **vars(self._counters),
+            **self._core.counts(),
             "orders_withheld": self._outbox.withheld,
-            **status.account_status(self._parts.desk.money(), len(positions)),
-            "market_time": status.market_time_text(self._market_clock),
-            "clock_ns": self._market_clock,
+            **status.account_status(self._parts.desk.money(), len(self._parts.desk.open_rows())),
+            "market_time": status.market_time_text(clock),
+            "clock_ns": clock,
             "release": self._release if self._release is not None else 0,
             "model_problem": self._parts.models.problem,
             "model_failures": self._parts.models.failed_calls,
             "journal_problem": self._journal.problem,
             "feed_problem": self._feed_problem,
             "killed": kill.engaged,
-            "ticks": self._gate.accepted,
             "ticks_dropped": self._queue.dropped,
             "ticks_waiting_max": self._queue.highest,
-            "ticks_rejected": dict(self._gate.rejected),
             "symbols_halted": self._quotes.halted(),
             "latency": self._times.summary(),
         }

@@ -13,9 +13,9 @@ _GROWTH = math.log(1.05)
 _LOWEST_MS = 1e-3
 _BUCKETS = 1 + math.ceil(math.log(1e6 / _LOWEST_MS) / _GROWTH)
 
-STAGES = ("total", "features", "model", "model_bare", "decide", "journal")
-"""``total``: tick read → decision made. ``model``: the decision's model call. ``model_bare``: the same call alone,
-measured between decisions. ``journal``: intent posted → committed."""
+STAGES = ("tick", "total", "features", "model", "model_bare", "decide", "journal")
+"""``tick``: tick read → decided, every tick. ``total``: the same where the models were asked. ``model``: that call.
+``model_bare``: the same call alone, measured between decisions. ``journal``: intent posted → committed."""
 
 
 class Histogram:
@@ -26,13 +26,13 @@ class Histogram:
         self.count = 0
         self.highest_ms = 0.0
 
-    def add(self, milliseconds: float) -> None:
-        """Count one duration."""
+    def add(self, milliseconds: float, times: int = 1) -> None:
+        """Count a duration, as often as it occurred."""
         place = 0
         if milliseconds > _LOWEST_MS:
             place = min(_BUCKETS - 1, 1 + int(math.log(milliseconds / _LOWEST_MS) / _GROWTH))
-        self._counts[place] += 1
-        self.count += 1
+        self._counts[place] += times
+        self.count += times
         self.highest_ms = max(self.highest_ms, milliseconds)
 
     def quantile_ms(self, share: float) -> float | None:
@@ -64,9 +64,9 @@ class StageTimes:
     def __init__(self) -> None:
         self.stages: Mapping[str, Histogram] = {name: Histogram() for name in STAGES}
 
-    def add(self, stage: str, milliseconds: float) -> None:
-        """Count one duration of a stage."""
-        self.stages[stage].add(milliseconds)
+    def add(self, stage: str, milliseconds: float, times: int = 1) -> None:
+        """Count a duration of a stage, as often as it occurred."""
+        self.stages[stage].add(milliseconds, times)
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
         """Return each stage's summary."""

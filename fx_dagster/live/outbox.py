@@ -64,8 +64,11 @@ class Outbox:
         if self._events or self._baselines:
             self.post(JournalEntry(), checkpoint=False)
 
-    async def send(self, entry: JournalEntry, time_ns: int) -> float | None:
-        """Commit an entry's intents, then send them; return how long that took in milliseconds, None without intents.
+    async def send(self, entry: JournalEntry, time_ns: int) -> tuple[float | None, frozenset[int]]:
+        """Commit an entry's intents, then send them.
+
+        Returns:
+            How long the commit took in milliseconds (None without intents), and the keys of the orders that were sent.
 
         An entry order whose intent is not committed in time is not sent. Exits are sent all the same: they protect, and
         their intents are in the queue.
@@ -73,17 +76,19 @@ class Outbox:
         began = self._clock.monotonic_ns()
         written = self.post(entry, checkpoint=True)
         if not entry.intents:
-            return None
+            return None, frozenset()
         await asyncio.wait({written}, timeout=JOURNAL_DEADLINE_S)
         took_ms = (self._clock.monotonic_ns() - began) / 1e6
         if written.done() and (error := written.exception()) is not None:
             raise error
+        sent = set()
         for intent in entry.intents:
             if written.done() or intent.purpose is not Purpose.OPEN:
                 self.place(intent, time_ns)
+                sent.add(intent.client_order_id)
             else:
                 self._withhold(intent, time_ns)
-        return took_ms
+        return took_ms, frozenset(sent)
 
     def settle(self, intents: Sequence[OrderIntent], time_ns: int) -> None:
         """Send what was journalled with the last checkpoint and never reached the account.

@@ -1,7 +1,7 @@
 """What the engine needs from outside, as small protocols; ``resources`` implements them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,6 +117,23 @@ class Journal(Protocol):
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until everything posted is committed; False: some is not."""
+        ...
+
+
+class MarketStates(Protocol):
+    """Keeps what is known of the market over restarts; a lost or damaged state costs time, never correctness."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being written."""
+        ...
+
+    def save(self, pack: Callable[[], bytes]) -> None:
+        """Keep what ``pack()`` returns, soon; it is called beside the decisions, in another thread."""
+        ...
+
+    def load(self) -> Sequence[bytes]:
+        """Return the states that are kept, newest first."""
         ...
 
 

@@ -13,11 +13,14 @@ from fx_dagster.models.protocol import Float32
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """One decision about one symbol at one closed bar.
+    """One decision about one symbol that is worth a record.
 
     Attributes:
         symbol: canonical symbol.
-        bar_time: opening of the bar that closed.
+        number: of the decision in its session, counted from 1 over all decisions.
+        kind: why it is kept: :class:`fx_dagster.core.rows.Kind`, in lower case.
+        time: when it was made.
+        bar_time: opening of the newest closed base bar.
         level: fallback level, 1 (all models) to 4 (emergency).
         level_reason: why it is not 1; empty at 1.
         action: what was decided, in the decision step's words.
@@ -27,12 +30,15 @@ class DecisionRecord:
         feature_hash: of the catalogue that gives ``features`` their names.
         release: number of the model release that answered, None at the traditional level.
         client_order_id: of the order that follows from it, if any.
-        latency_total_ms: from the arrival of the tick that closed the bar to the end of the decision.
+        latency_total_ms: from the arrival of the tick to the end of the decision.
         latency_model_ms: of the model call alone; None if there was none.
         decided_wall_ns: when.
     """
 
     symbol: str
+    number: int
+    kind: str
+    time: int
     bar_time: int
     level: int
     level_reason: str
@@ -85,9 +91,10 @@ class Checkpoint:
 
     Attributes:
         sequence: number of the checkpoint in its session, from 1.
-        position: every tick before it is decided upon; the restart reads the ticks from it.
+        position: every tick before it is decided upon, and those of that very moment which the snapshot counts; the
+            restart reads the ticks from it.
         clock: the market's clock at that moment, not before ``position``.
-        snapshot: state of the decision step, the paper account and the tick gate at ``position``.
+        snapshot: what was decided and traded until ``position``.
     """
 
     sequence: int

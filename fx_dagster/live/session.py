@@ -1,14 +1,12 @@
 """What a session remembers between two engines, as bytes."""
 
-import base64
 import json
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 from fx_dagster.errors import DataError
 
-FORMAT = "fx-live-session-1"
+FORMAT = "fx-live-session-2"
 
 
 @dataclass(frozen=True)
@@ -16,36 +14,27 @@ class Memory:
     """State at a checkpoint.
 
     Attributes:
-        decision: snapshot of the decision step.
-        account: snapshot of the paper desk.
-        gate: state of the tick gate.
-        closed_until: market time (ns UTC) up to which bars are closed.
+        core: what was decided: :meth:`fx_dagster.core.trading.TradingCore.session_state`.
+        account: the paper account.
+        orders: the orders that are followed, as JSON text.
         resumed_ns: the last ``fx resume`` that was acted upon.
-        halted: whether the drawdown halted trading until a person resumes it.
-        counts: decisions, orders, deals and ticks so far.
+        counts: orders and deals so far.
     """
 
-    decision: bytes
-    account: str
-    gate: dict[str, Any]
-    closed_until: int
+    core: bytes
+    account: bytes
+    orders: str
     resumed_ns: int
-    halted: bool
     counts: dict[str, int]
 
     def pack(self) -> bytes:
-        """Return it as bytes."""
-        body = {
-            "format": FORMAT,
-            "decision": base64.b64encode(self.decision).decode(),
-            "account": self.account,
-            "gate": self.gate,
-            "closed_until": self.closed_until,
-            "resumed_ns": self.resumed_ns,
-            "halted": self.halted,
-            "counts": self.counts,
-        }
-        return zlib.compress(json.dumps(body).encode(), 1)
+        """Return it as bytes: the length of a JSON head, the head, the account and the core's state."""
+        head = {
+            "format": FORMAT, "orders": self.orders, "resumed_ns": self.resumed_ns, "counts": self.counts,
+            "account_bytes": len(self.account),
+        }  # fmt: skip
+        packed = zlib.compress(json.dumps(head).encode(), 1)
+        return len(packed).to_bytes(4, "big") + packed + self.account + self.core
 
 
 def unpack(data: bytes) -> Memory:
@@ -55,10 +44,12 @@ def unpack(data: bytes) -> Memory:
         DataError: it is not one, or of another version.
     """
     try:
-        body = json.loads(zlib.decompress(data))
-        if body.pop("format") != FORMAT:
+        start = 4 + int.from_bytes(data[:4], "big")
+        head = json.loads(zlib.decompress(data[4:start]))
+        if head.pop("format") != FORMAT:
             raise DataError("the session's snapshot is of another version", mend="begin anew: fx live --restart")
-        return Memory(**{**body, "decision": base64.b64decode(body["decision"])})
+        seam = start + int(head.pop("account_bytes"))
+        return Memory(core=data[seam:], account=data[start:seam], **head)
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         if isinstance(error, DataError):
             raise

@@ -18,22 +18,10 @@ LEVEL_NAMES = {
 
 @dataclass
 class Counters:
-    """What a session has done so far; part of every checkpoint."""
+    """What a session has traded so far; part of every checkpoint."""
 
-    decisions: int = 0
-    level_1: int = 0
-    level_2: int = 0
-    level_3: int = 0
-    level_4: int = 0
     orders: int = 0
     deals: int = 0
-
-    def decided(self, level: int) -> None:
-        """Count a decision."""
-        self.decisions += 1
-        name = f"level_{level}"
-        if hasattr(self, name):
-            setattr(self, name, getattr(self, name) + 1)
 
 
 def market_time_text(time_ns: int) -> str:

@@ -13,22 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fx_dagster.decision.config import step_config
-from fx_dagster.decision.decider import DecisionStep
+from fx_dagster.core.rows import Ticks
+from fx_dagster.core.tape import TapeWriter, What
+from fx_dagster.core.trading import TradingCore
 from fx_dagster.errors import FxError
 from fx_dagster.execution.orders import Deal, OrderIntent, OrderState
-from fx_dagster.execution.paper import PaperBroker
 from fx_dagster.features.catalogue import feature_catalogue
-from fx_dagster.live.account import PaperDesk
 from fx_dagster.live.engine import Ending, Engine, EngineParts
 from fx_dagster.live.model_desk import ModelDesk
-from fx_dagster.live.observation import Observer
 from fx_dagster.live.records import DecisionRecord, JournalEntry, KillSwitch, SessionState
-from fx_dagster.market.instruments import instrument
+from fx_dagster.live_engine import trading_core
 from fx_dagster.market.timeframes import HOUR_NS
 from fx_dagster.models.protocol import Float32
 from fx_dagster.models.service import ModelAnswer, ModelCallError, ModelService, UnavailableReason
-from fx_dagster.settings import CostSettings, LiveSettings, RiskSettings
+from fx_dagster.settings import LiveSettings, Settings
 from resources.live_feed import ReplayFeed, Tape
 from resources.market.sample import SampleSource
 
@@ -64,9 +62,9 @@ class Store:
             )  # fmt: skip
         else:
             assert (entry.decisions, entry.intents, entry.deals) == ((), (), ()), "committed without a checkpoint"
-        known = {(row.symbol, row.bar_time) for row in self.decisions}
+        known = {row.number for row in self.decisions}
         for row in entry.decisions:
-            assert (row.symbol, row.bar_time) not in known, "a bar was decided twice"
+            assert row.number not in known, "a decision was made twice"
             self.decisions.append(row)
         for intent in entry.intents:
             assert intent.client_order_id not in self.intents, "an order was journalled twice"
@@ -124,7 +122,7 @@ class MemoryJournal:
             self._dead = True
             raise KilledError
         self.on_post(self.posts, entry)
-        asyncio.get_running_loop().call_later(0.001, self._commit_all)
+        asyncio.get_running_loop().call_soon(self._commit_all)
         return written
 
     def _commit_all(self) -> None:
@@ -213,6 +211,41 @@ class MachineClock:
         await asyncio.sleep(seconds)
 
 
+class MemoryStates:
+    """Keeps the newest three market states."""
+
+    def __init__(self) -> None:
+        self.idle = True
+        self.kept: list[bytes] = []
+
+    def save(self, pack: Callable[[], bytes]) -> None:
+        self.kept = [pack(), *self.kept][:3]
+
+    def load(self) -> list[bytes]:
+        return self.kept
+
+
+class NoTape:
+    """Records nothing."""
+
+    full = False
+
+    def begin(self) -> None:
+        return
+
+    def ticks(self, ticks: Ticks, first: int, last: int) -> None:
+        return
+
+    def event(self, what: What, body: dict[str, Any]) -> None:
+        return
+
+    def flush(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
 @dataclass
 class Session:
     """A live session over the last ``bars`` hours of the sample, run as often as it takes."""
@@ -223,8 +256,10 @@ class Session:
     service: LogisticService | None = None
     provider_problem: str = ""
     speed: float = FAST
-    settings: LiveSettings = field(default_factory=lambda: LiveSettings(poll_ms=1.0, history_bars=900))
+    settings: LiveSettings = field(default_factory=lambda: LiveSettings(poll_ms=1.0, history_bars=900, tape_mb_max=0.0))
     journals: list[MemoryJournal] = field(default_factory=list)
+    states: "MemoryStates" = field(default_factory=lambda: MemoryStates())
+    recording: Callable[[TradingCore], TapeWriter] | None = None
     engine: Engine | None = None
 
     def run(
@@ -247,23 +282,22 @@ class Session:
 
     def _parts(self, journal: MemoryJournal) -> EngineParts:
         feed = ReplayFeed(self.source, self.tape, speed=self.speed)
-        items = tuple(instrument(symbol) for symbol in feed.info.symbols)
-        catalogue = feature_catalogue(feed.info.base, cross_symbol=False)
-        risk, cost, clock = RiskSettings(), CostSettings(), MachineClock()
+        settings = Settings(live=self.settings)
+        core, desk = trading_core(settings, feed.info, self.tape.start)
+        clock = MachineClock()
         return EngineParts(
             account="paper",
-            instruments=items,
-            catalogue=catalogue,
+            core=core,
+            desk=desk,
             feed=feed,
             journal=journal,
             models=ModelDesk(
-                FixedProvider(self.service, self.provider_problem), feature_hash=catalogue.hash, models=MODELS,
-                deadline_s=0.02, clock=clock,
+                FixedProvider(self.service, self.provider_problem), feature_hash=core.spec.catalogue.hash,
+                models=MODELS, deadline_s=0.02, clock=clock,
             ),
+            states=self.states,
+            tape=NoTape() if self.recording is None else self.recording(core),
             clock=clock,
-            step=DecisionStep(step_config(risk, cost, paper=True), items, leverage=30.0),
-            desk=PaperDesk(PaperBroker("paper", items, risk, cost), feed.info.symbols, feed.info.base),
-            observer=Observer(items, catalogue, "USD"),
             settings=self.settings,
         )  # fmt: skip
 
@@ -273,6 +307,9 @@ class Session:
             "decisions": [
                 (
                     row.symbol,
+                    row.number,
+                    row.kind,
+                    row.time,
                     row.bar_time,
                     row.action,
                     row.score,

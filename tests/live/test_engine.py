@@ -15,18 +15,24 @@ from fx_dagster.live.engine import Ending
 from fx_dagster.live.records import JournalEntry, KillSwitch
 from fx_dagster.market.timeframes import HOUR_NS
 from fx_dagster.models.service import UnavailableReason
+from fx_dagster.settings import LiveSettings
 
 Make = Callable[..., Any]
+
+
+def at_bars(session: Any) -> list[Any]:
+    """Return the decisions that a bar's close asked for."""
+    return [row for row in session.store.decisions if row.kind == "bar"]
 
 
 def test_every_closed_bar_is_decided_once_in_order(session_of: Make) -> None:
     session = session_of(40)
     assert session.run() is Ending.FINISHED
-    times = [row.bar_time for row in session.store.decisions]
+    times = [row.bar_time for row in at_bars(session)]
     expected = session.source.ticks("EURUSD", session.tape.start, session.tape.end)["time"].to_numpy() // HOUR_NS
     assert times == sorted({int(hour) * HOUR_NS for hour in expected})
     assert session.store.session.finished
-    assert {row.level for row in session.store.decisions} == {Level.SIMPLE_AI}
+    assert {row.level for row in at_bars(session)} == {Level.SIMPLE_AI}
     assert session.journals[-1].statuses[-1]["state"] == "finished"
 
 
@@ -82,18 +88,19 @@ def test_decisions_do_not_depend_on_how_ticks_arrive(session_of: Make, undisturb
 
 
 def test_the_models_failure_shows_in_that_very_decision_and_recovers(session_of: Make) -> None:
-    session = session_of(30)
-    session.service.failing = lambda call: UnavailableReason.UNREACHABLE if 6 <= call <= 7 else None
+    session = session_of(30, settings=LiveSettings(poll_ms=1.0, history_bars=900, move_atr=1e6))
+    # The first call warms the connection up, the second asks at the first tick: bar i is call i + 3 until one fails.
+    session.service.failing = lambda call: UnavailableReason.UNREACHABLE if 7 <= call <= 8 else None
     session.run()
-    levels = [row.level for row in session.store.decisions]
-    # The first call warms the connection up: decision i is call i + 2.
+    levels = [row.level for row in at_bars(session)]
     assert levels[:4] == [2, 2, 2, 2]
-    assert levels[4] == levels[5] == Level.TRADITIONAL
-    assert "unreachable" in session.store.decisions[4].level_reason
-    assert session.store.decisions[4].release is None
-    # Two answers a bar apart are an hour of health: more than the minute that is asked for.
-    assert levels[7] == Level.SIMPLE_AI
-    assert "recovering" in session.store.decisions[6].level_reason
+    assert levels[4] == Level.TRADITIONAL
+    failed = at_bars(session)[4]
+    assert "unreachable" in failed.level_reason
+    assert failed.release is None
+    # They are asked again at the next ticks, and trusted after a minute of health.
+    assert session.service.calls > len(levels) + 2
+    assert levels[5] == Level.SIMPLE_AI
     kinds = [message for kind, message in session.store.events if kind == "level"]
     assert len(kinds) == 3
 
@@ -260,6 +267,6 @@ def test_impossible_ticks_never_reach_bars_or_account(session_of: Make) -> None:
     session.run()
     rejected = session.journals[-1].statuses[-1]["ticks_rejected"]
     assert rejected.keys() >= {"non_positive", "crossed", "duplicate"}
-    bars = [(row.bar_time, row.features.tobytes()) for row in session.store.decisions]
-    assert bars == [(row.bar_time, row.features.tobytes()) for row in clean.store.decisions]
-    assert all(row.level == Level.EMERGENCY for row in session.store.decisions[-3:]), "in quarantine: not believed"
+    bars = [(row.bar_time, row.features.tobytes()) for row in at_bars(session)]
+    assert bars == [(row.bar_time, row.features.tobytes()) for row in at_bars(clean)]
+    assert all(row.level == Level.EMERGENCY for row in at_bars(session)[-3:]), "in quarantine: not believed"

@@ -1,0 +1,178 @@
+"""A recorded stretch of a session: every tick in the order of its taking, and all that came from outside between ticks.
+
+Replaying a tape from its first state gives the same decisions, bit for bit. Marks in it say so: the number of decisions
+at that place and the digest of all of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from fx_dagster.core.rows import Event, Float64, Ticks
+from fx_dagster.core.trading import TradingCore
+from fx_dagster.errors import DataError
+
+TICK = np.dtype(
+    [
+        ("symbol", np.int32), ("flags", np.int32), ("time", np.int64), ("bid", np.float64), ("ask", np.float64),
+        ("volume", np.float64),
+    ],
+    align=True,
+)  # fmt: skip
+"""One tick of a tape, as it was given to the core: believed or not."""
+
+What = Literal["answer", "conditions", "clock", "placed", "resume", "command", "mark"]
+
+
+@dataclass(frozen=True)
+class TapeEvent:
+    """Something that reached the core between two ticks.
+
+    Attributes:
+        ticks: how many ticks of the tape were worked through before it.
+        what: its kind.
+        body: JSON values; floats are written so that they are read back exactly.
+    """
+
+    ticks: int
+    what: What
+    body: dict[str, Any] = field(default_factory=dict)
+
+
+class TapeWriter(Protocol):
+    """Keeps a tape. Nothing here waits; a disk that fails ends the tape, never the session."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the next stretch should begin."""
+        ...
+
+    def begin(self) -> None:
+        """Begin a stretch with the core's state as it is now."""
+        ...
+
+    def ticks(self, ticks: Ticks, first: int, last: int) -> None:
+        """Add ticks ``first`` … ``last - 1``."""
+        ...
+
+    def event(self, what: What, body: dict[str, Any]) -> None:
+        """Add what happened after the ticks so far."""
+        ...
+
+    def flush(self) -> None:
+        """Hand everything to the disk."""
+        ...
+
+    def close(self) -> None:
+        """End the tape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tape:
+    """A tape as it is read.
+
+    Attributes:
+        start: the core's state at its beginning: :meth:`TradingCore.whole`.
+        ticks: ``[t]`` of :data:`TICK`.
+        events: in order.
+        symbols: canonical symbols, in the order of the ticks' ``symbol``.
+    """
+
+    start: bytes
+    ticks: np.ndarray
+    events: Sequence[TapeEvent]
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a replay and its tape were compared."""
+
+    ticks: int
+    decisions: int
+    recorded: str
+    replayed: str
+
+    @property
+    def same(self) -> bool:
+        """Whether every decision up to here has the same bits."""
+        return self.recorded == self.replayed
+
+
+def replay_tape(core: TradingCore, tape: Tape) -> list[Mark]:
+    """Work through a tape with a core of the same configuration, and compare at every mark.
+
+    Args:
+        core: as new; it takes over the tape's first state.
+        tape: what was recorded.
+
+    Raises:
+        DataError: the tape asks for something else than the core does: another configuration, or a torn tape.
+    """
+    core.restore_whole(tape.start)
+    player = _Player(core, tick_columns(tape.ticks))
+    return [mark for event in tape.events for mark in player.play(event)]
+
+
+def tick_columns(ticks: np.ndarray) -> Ticks:
+    """Return a tape's ticks as contiguous columns."""
+    return Ticks(*(np.ascontiguousarray(ticks[name]) for name in Ticks._fields))
+
+
+class _Player:
+    """Works through ticks up to the next event, and does what that says."""
+
+    def __init__(self, core: TradingCore, ticks: Ticks) -> None:
+        self._core = core
+        self._ticks = ticks
+        self._done = 0
+        self._wants = Event.DONE
+
+    def play(self, event: TapeEvent) -> Iterator[Mark]:
+        """Go on to an event and past it."""
+        while self._done < event.ticks and self._wants is Event.DONE:
+            self._done, self._wants = self._core.take(self._ticks, self._done, event.ticks)
+            self._make_room()
+        if self._done != event.ticks or self._wants is not _NEEDED.get(event.what, self._wants):
+            raise DataError(
+                f"tick {self._done}: the core wants {self._wants.name.lower()}, the tape has {event.what} "
+                f"at tick {event.ticks}",
+                mend="replay it with the configuration that it was recorded with",
+            )
+        yield from self._apply(event)
+
+    def _make_room(self) -> None:
+        if self._wants is Event.FULL:
+            self._core.forget_log()
+            self._wants = Event.DONE
+
+    def _apply(self, event: TapeEvent) -> Iterator[Mark]:
+        core, body = self._core, event.body
+        match event.what:
+            case "conditions":
+                core.set_conditions(healthy=body["healthy"], command=body["command"])
+            case "clock":
+                self._wants = core.reach(body["clock"])
+            case "answer":
+                core.answer(body["rows"], _matrix(body["p_up"], len(body["rows"])))
+                self._wants = core.decide()
+            case "placed":
+                core.place_acts(body["rows"])
+                self._wants = Event.DONE
+            case "resume":
+                core.end_halt(body["equity"])
+            case "command":
+                self._wants = core.decide_now(body["rows"], body["time"])
+            case "mark":
+                yield Mark(event.ticks, body["decisions"], body["digest"], core.digest)
+
+
+_NEEDED = {"answer": Event.ASK, "placed": Event.ACT, "clock": Event.DONE, "command": Event.DONE}
+"""What the core must want where the tape goes on so."""
+
+
+def _matrix(p_up: list[list[float]], rows: int) -> Float64:
+    return np.array(p_up, dtype=np.float64).reshape(rows, -1)

@@ -1,0 +1,416 @@
+"""The core's Python face: owns the arrays, calls the compiled loop, and says what it found."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fx_dagster import snapshot
+from fx_dagster.core import loop
+from fx_dagster.core.intake import features_of, peek_features
+from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Kind, Predictions, Ticks
+from fx_dagster.core.state import Core, CoreSpec, new_core
+from fx_dagster.core.warm_up import History, warm_up
+from fx_dagster.decision.arrays import AccountState, Decisions, PositionTable, StepInputs
+from fx_dagster.decision.codes import Action, Stage
+from fx_dagster.decision.record import DecisionExplanation, explain
+from fx_dagster.decision.rows import decision_views
+from fx_dagster.decision.step import end_halt
+from fx_dagster.errors import DataError, FeatureMismatchError
+from fx_dagster.execution.ledger import Ledger, restore_open_rows
+from fx_dagster.market.incremental import TickVerdict, believable
+from fx_dagster.market.timeframes import SECOND_NS
+
+Float32 = NDArray[np.float32]
+
+_MOMENT = frozenset({"time", "trading_day"})
+_REJECTED = tuple(
+    verdict for verdict in TickVerdict if verdict not in (TickVerdict.GOOD, TickVerdict.HELD, TickVerdict.CONFIRMED)
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the models are asked.
+
+    Attributes:
+        rows: symbols, in the order of ``features``; those still warming up are left out.
+        features: float32 ``[k, F]``.
+        time: market time (ns UTC) of the decision that waits.
+        kind: why it is made.
+    """
+
+    rows: Int64
+    features: Float32
+    time: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Act:
+    """A decision that wants an order. Lots are signed; ``held_lots`` is the position as it is."""
+
+    row: int
+    symbol: str
+    action: Action
+    target_lots: float
+    held_lots: float
+    stop: float
+    target: float
+    risk_money: float
+    time: int
+    decided_ns: int
+    """A quote of this moment or earlier does not fill it."""
+    number: int
+    """Of the acting decision, counted from 1 over the session."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A decision that is worth a record."""
+
+    row: int
+    number: int
+    kind: Kind
+    acts: bool
+    time: int
+    said: DecisionExplanation
+    p_up: list[float | None]
+
+
+class TradingCore:
+    """Ticks in, decisions out. Not thread-safe; one owner.
+
+    Args:
+        spec: what it is made for.
+        ledger: the account.
+        predictions: probabilities known beforehand, of a backtest; None: the models are asked, if the spec says so.
+    """
+
+    def __init__(self, spec: CoreSpec, ledger: Ledger, predictions: Predictions | None = None) -> None:
+        self.spec = spec
+        self.symbols = tuple(item.symbol for item in spec.instruments)
+        self.timeframes = spec.catalogue.base.coarser()
+        self.core: Core = new_core(spec, ledger, predictions)
+
+    # -- market ----------------------------------------------------------------------------------------------------
+
+    def warm_up(self, history: History, until: int) -> None:
+        """Take in closed bars up to ``until`` (ns UTC, the end of a base bar), as if their ticks had been seen."""
+        warm_up(self.core, self.spec.instruments, self.timeframes, history, until, self.spec.history_bars)
+
+    def take(self, ticks: Ticks, first: int, last: int) -> tuple[int, Event]:
+        """Work through ticks ``first`` … ``last - 1``; see :func:`fx_dagster.core.loop.take_ticks`."""
+        done, event = loop.take_ticks(self.core, ticks, first, last)
+        return done, Event(event)
+
+    def reach(self, clock: int) -> Event:
+        """Let the market's clock reach ``clock`` (ns UTC): every tick before it has been taken."""
+        return Event(loop.take_clock(self.core, clock))
+
+    @property
+    def clock(self) -> tuple[int, int]:
+        """Market time (ns UTC) reached, and how many ticks of exactly that time are taken."""
+        control = self.core.control[0]
+        return int(control["clock"]), int(control["clock_ticks"])
+
+    @property
+    def closed_until(self) -> int:
+        """Market time (ns UTC) up to which base bars are closed."""
+        return int(self.core.control[0]["closed_until"])
+
+    # -- models ----------------------------------------------------------------------------------------------------
+
+    def question(self) -> Question:
+        """Return what the rows that wait ask the models; without rows where none is warm."""
+        control = self.core.control[0]
+        kind = Kind(int(control["event_kind"]))
+        waiting = np.empty(len(self.symbols), dtype=np.int64)
+        waiting = waiting[: loop.unanswered(self.core, int(control["event_time"]), waiting)]
+        rows = waiting[self.core.features["warm"][waiting]]
+        found = np.empty((len(rows), len(self.spec.catalogue)), dtype=np.float32)
+        (peek_features if kind is Kind.MOVE else features_of)(self.core, rows, found)
+        known = np.isfinite(found).all(axis=1)
+        return Question(rows[known], found[known], int(control["event_time"]), kind)
+
+    def answer(self, rows: Sequence[int] | Int64, p_up: Float64) -> None:
+        """Give the rows that were asked about their probabilities, float64 ``[k, m]``; NaN: absent."""
+        loop.answer(self.core, np.asarray(rows, dtype=np.int64), np.ascontiguousarray(p_up, dtype=np.float64))
+
+    def decide(self) -> Event:
+        """Decide the rows that waited."""
+        return Event(loop.decide_waiting(self.core))
+
+    def decide_now(self, rows: Sequence[int] | Int64, time: int) -> Event:
+        """Decide some symbols at ``time`` (ns UTC) because a person commands it."""
+        self.core.rows[: len(rows)] = rows
+        return Event(loop.decide_ordered(self.core, len(rows), time))
+
+    def set_conditions(self, *, healthy: bool, command: int) -> bool:
+        """Say whether broker and journal can be reached and what a person orders; return whether that is news."""
+        control = self.core.control[0]
+        before = (bool(control["healthy"]), int(control["command"]))
+        control["healthy"], control["command"] = healthy, command
+        return before != (healthy, command)
+
+    def end_halt(self, equity: float) -> None:
+        """End a drawdown halt, by a person's order: drawdown counts from ``equity`` on."""
+        end_halt(self.core.memory[0], self.core.states, equity)
+
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    def acts(self) -> Iterator[Act]:
+        """Yield the decisions that want an order, in the order in which they were made."""
+        control, count = self.core.control[0], int(self.core.control[0]["acts"])
+        decided = int(loop.decided_before(self.core)) if count else 0
+        for place, row in enumerate(self.core.acts[:count].tolist()):
+            out = self.core.out[row]
+            yield Act(
+                row=row,
+                symbol=self.symbols[row],
+                action=Action(int(out["action"])),
+                target_lots=float(out["target_lots"]),
+                held_lots=float(self.core.ledger.positions[row]["lots"]),
+                stop=float(out["stop"]),
+                target=float(out["target"]),
+                risk_money=float(out["risk_money"]),
+                time=int(self.core.account[0]["time"]),
+                decided_ns=decided,
+                number=int(control["acted"]) - count + place + 1,
+            )
+
+    def acts_done(self) -> None:
+        """Say that the acts were dealt with."""
+        self.core.control[0]["acts"] = 0
+
+    def place_acts(self, rows: Sequence[int]) -> None:
+        """Place the orders of some of the acts as they were decided; the others are left out."""
+        for row in rows:
+            loop.place_decided(self.core, row)
+        self.acts_done()
+
+    # -- what is written down --------------------------------------------------------------------------------------
+
+    def drain_log(self) -> list[Logged]:
+        """Return the decisions that are worth a record, in order, and forget them."""
+        log, count = self.core.log, int(self.core.control[0]["logged"])
+        self.core.control[0]["logged"] = 0
+        if count == 0:
+            return []
+        decisions = decision_views(log.out)
+        positions = PositionTable(**{name: log.position[name] for name in PositionTable._fields})
+        return [self._logged(at, decisions, positions) for at in range(count)]
+
+    def _logged(self, at: int, decisions: Decisions, positions: PositionTable) -> Logged:
+        log, stamp = self.core.log, self.core.log.stamp[at]
+        row, money = int(stamp["row"]), log.account[at]
+        rows = {name: log.inputs[name] for name in StepInputs._fields if name not in _MOMENT}
+        inputs = StepInputs(time=int(money["time"]), trading_day=int(money["trading_day"]), **rows)
+        account = AccountState(**{name: money[name].item() for name in AccountState._fields})
+        p_up = [float(p) if np.isfinite(p) else None for p in log.inputs["p_up"][at]]
+        said = explain(self.symbols[row], at, decisions, inputs, account, positions)
+        kind, acts = Kind(int(stamp["kind"])), bool(stamp["acts"])
+        return Logged(row, int(stamp["number"]), kind, acts, int(stamp["time"]), said, p_up)
+
+    def forget_log(self) -> None:
+        """Leave out what was logged."""
+        self.core.control[0]["logged"] = 0
+
+    @property
+    def digest(self) -> str:
+        """Digest of every decision so far, bit for bit."""
+        return f"{int(self.core.control[0]['digest']):016x}"
+
+    @property
+    def decisions(self) -> int:
+        """Decisions so far."""
+        return int(self.core.control[0]["decisions"])
+
+    @property
+    def halted(self) -> bool:
+        """Whether the drawdown halted trading until a person resumes it."""
+        return int(self.core.memory[0]["stage"]) == Stage.HALT
+
+    def counts(self) -> dict[str, Any]:
+        """Return what was taken in and decided so far, as JSON values."""
+        control, taken = self.core.control[0], self.core.gate["counts"].sum(axis=0)
+        rejected = {verdict.name.lower(): int(taken[verdict]) for verdict in _REJECTED if taken[verdict]}
+        return {
+            "decisions": int(control["decisions"]),
+            **{f"level_{level}": int(control["levels"][level]) for level in range(1, 5)},
+            "ticks": int(taken[TickVerdict.GOOD]),
+            "ticks_rejected": rejected,
+            "questions": int(control["asked"]),
+            "material_moves": int(control["moves"]),
+            "gaps": int(control["gaps"]),
+        }
+
+    def believable(self) -> NDArray[np.bool_]:
+        """Return which symbols' quotes count, bool ``[n]``: neither in quarantine nor crossed for long."""
+        return np.array([believable(self.core.gate[place]) for place in range(len(self.symbols))], dtype=np.bool_)
+
+    def silent(self, time: int) -> NDArray[np.bool_]:
+        """Return which symbols are silent for too long at ``time`` (ns UTC) in an open market, bool ``[n]``."""
+        control, watch = self.core.control[0], self.core.watch
+        silent = np.zeros(len(self.symbols), dtype=np.bool_)
+        for place in range(len(self.symbols)):
+            if time >= watch[place]["next_edge"]:
+                loop.see_hours(self.core, place, time)
+            silent[place] = loop.silence_ns(control, watch[place], time) > control["stale_ns"]
+        return silent
+
+    # -- what is remembered ----------------------------------------------------------------------------------------
+
+    def session_state(self) -> bytes:
+        """Return what was decided and traded so far: small, part of every checkpoint."""
+        return snapshot.pack(self._session_arrays(), self._facts())
+
+    def market_copy(self) -> Callable[[], bytes]:
+        """Return a function that packs what is known of the market now: bars, indicators, features of every symbol.
+
+        It works on a copy, and may be called in another thread while the core goes on.
+        """
+        arrays = {name: array.copy() for name, array in self._market_arrays().items()}
+        return partial(snapshot.pack, arrays, self._facts())
+
+    def whole(self) -> bytes:
+        """Return both states as one."""
+        arrays = self._market_arrays() | self._session_arrays() | self._ledger_arrays()
+        return snapshot.pack(arrays, self._facts())
+
+    def reached(self, data: bytes) -> tuple[int, int]:
+        """Return market time (ns UTC), and ticks taken of exactly that time, of :meth:`session_state`.
+
+        Raises:
+            DataError: it is damaged.
+            FeatureMismatchError: it is of other features.
+        """
+        facts, _ = self._checked(data)
+        return int(facts["clock"]), int(facts["clock_ticks"])
+
+    def restore_session(self, data: bytes) -> None:
+        """Go on from :meth:`session_state`; symbols that it does not know start anew.
+
+        Raises:
+            DataError: it is damaged, or of another layout.
+            FeatureMismatchError: it is of other features.
+        """
+        facts, found = self._checked(data)
+        known = list(facts["symbols"])
+        rows = [(here, known.index(name)) for here, name in enumerate(self.symbols) if name in known]
+        snapshot.fill(self._session_arrays(), found, rows)
+
+    def restore_market(self, data: bytes, *, not_after: tuple[int, int]) -> tuple[int, int]:
+        """Go on from :meth:`market_copy`; return market time (ns UTC) and ticks of exactly that time that it has seen.
+
+        Args:
+            data: the packed state.
+            not_after: market time and ticks of it beyond which it is of no use.
+
+        Raises:
+            DataError: it is damaged, later, or of other symbols or another layout.
+            FeatureMismatchError: it is of other features.
+        """
+        facts, found = self._checked(data)
+        if tuple(facts["symbols"]) != self.symbols:
+            raise DataError(f"a market state of {', '.join(facts['symbols'])}", mend="it is made again from history")
+        reached = (int(facts["clock"]), int(facts["clock_ticks"]))
+        if reached > not_after:
+            raise DataError("a market state of a later moment than the checkpoint", mend="an older one is tried")
+        snapshot.fill(self._market_arrays(), found, [(row, row) for row in range(len(self.symbols))])
+        return reached
+
+    def restore_whole(self, data: bytes) -> None:
+        """Go on from :meth:`whole`; errors as of :meth:`restore_market`."""
+        self.restore_market(data, not_after=(NEVER, NEVER))
+        self.restore_session(data)
+        _, found = snapshot.unpack(data)
+        snapshot.fill(self._ledger_arrays(), found, [(row, row) for row in range(len(self.symbols))])
+        restore_open_rows(self.core.ledger)
+
+    def follow(self, ticks: Ticks, first: int, last: int, clock: int) -> None:
+        """See ticks again without deciding anything, up to ``clock`` (ns UTC)."""
+        control = self.core.control[0]
+        control["watches"] = True
+        loop.take_ticks(self.core, ticks, first, last)
+        loop.take_clock(self.core, clock)
+        control["watches"] = False
+
+    def rehearse(self) -> None:
+        """Compile, or load, everything that a session runs, on a core of its own: no tick waits for it later."""
+        twin = TradingCore(self.spec, _copied(self.core.ledger), None)
+        twin.restore_market(self.market_copy()(), not_after=(NEVER, NEVER))
+        twin.core.inputs[:] = self.core.inputs
+        rehearse(twin)
+
+    def sample_features(self) -> Float32:
+        """Return the features of the newest bars of warm symbols, float32 ``[k, F]``."""
+        rows = np.flatnonzero(self.core.features["warm"]).astype(np.int64)
+        found = np.empty((len(rows), len(self.spec.catalogue)), dtype=np.float32)
+        features_of(self.core, rows, found)
+        return found
+
+    def _checked(self, data: bytes) -> tuple[dict[str, Any], snapshot.Found]:
+        facts, found = snapshot.unpack(data)
+        if facts.get("features") != self.spec.catalogue.hash:
+            raise FeatureMismatchError(
+                f"a state of other features ({str(facts.get('features'))[:8]}…, here {self.spec.catalogue.hash[:8]}…)",
+                mend="leave it out: the state is then built again from history",
+            )
+        return facts, found
+
+    def _facts(self) -> dict[str, Any]:
+        clock, ticks = self.clock
+        return {
+            "symbols": self.symbols, "features": self.spec.catalogue.hash, "clock": clock, "clock_ticks": ticks,
+        }  # fmt: skip
+
+    def _session_arrays(self) -> dict[str, NDArray[Any]]:
+        core = self.core
+        return {
+            "control": core.control, "watch": core.watch, "inputs": core.inputs, "states": core.states,
+            "memory": core.memory, "account": core.account,
+        }  # fmt: skip
+
+    def _ledger_arrays(self) -> dict[str, NDArray[Any]]:
+        ledger = self.core.ledger
+        return {"positions": ledger.positions, "helds": ledger.helds, "money": ledger.money}
+
+    def _market_arrays(self) -> dict[str, NDArray[Any]]:
+        core = self.core
+        return {
+            "control": core.control, "gate": core.gate, "forming": core.forming, "indicators": core.indicators,
+            "features": core.features, **{f"cross_{name}": array for name, array in core.cross._asdict().items()},
+            "cross_rows": core.cross_rows, "agreement": core.agreement, "shift": core.shift,
+        }  # fmt: skip
+
+
+def _copied(ledger: Ledger) -> Ledger:
+    return Ledger._make(array.copy() for array in ledger)
+
+
+def rehearse(core: TradingCore) -> None:
+    """Run everything that a session may call once, with made ticks; the core is of no use afterwards."""
+    clock, base_ns = core.clock[0] + SECOND_NS, core.spec.catalogue.base.nominal_ns
+    price = np.nan_to_num(core.core.features["close"][:1], nan=1.0)
+    price = np.where(price > 0, price, 1.0)
+    time = np.array([clock, clock + base_ns])
+    price = np.repeat(price, 2)
+    ticks = Ticks(np.zeros(2, np.int32), time, price, price * 1.0001, np.ones(2), np.zeros(2, np.int32))
+    rows = np.zeros(1, dtype=np.int64)
+    for ticks_done in (0, 1):
+        core.take(ticks, ticks_done, ticks_done + 1)
+        core.question()
+        core.answer(rows, np.full((1, core.core.inputs["p_up"].shape[1]), 0.5))
+        core.decide()
+    peek_features(core.core, rows, np.empty((1, len(core.spec.catalogue)), dtype=np.float32))
+    core.decide_now(rows, clock + base_ns)
+    loop.place_decided(core.core, 0)
+    core.end_halt(1.0)
+    core.silent(clock)
+    core.believable()
+    list(core.acts())
+    core.drain_log()

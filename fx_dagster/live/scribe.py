@@ -1,0 +1,127 @@
+"""From what the core decided to what is journalled: explanations of decisions, and intents of orders."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fx_dagster.core.rows import Kind
+from fx_dagster.core.trading import Act, Logged, Question, TradingCore
+from fx_dagster.decision.codes import Action, Command, Level
+from fx_dagster.decision.record import DecisionExplanation
+from fx_dagster.execution.orders import OrderIntent, Purpose, client_order_id
+from fx_dagster.live.model_desk import Asked
+from fx_dagster.live.records import DecisionRecord, KillSwitch
+from fx_dagster.models.protocol import Float32
+
+_PURPOSES = {Action.OPEN: Purpose.OPEN, Action.CLOSE: Purpose.CLOSE, Action.MODIFY: Purpose.MODIFY}
+_NO_FEATURES: Float32 = np.zeros(0, dtype=np.float32)
+
+
+def command_of(kill: KillSwitch, *, stopping: bool) -> Command:
+    """Return what a person, or the end of the session, orders."""
+    if kill.engaged and kill.flatten:
+        return Command.FLATTEN
+    return Command.CLOSE_ONLY if kill.engaged or stopping else Command.RUN
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What stood around some decisions.
+
+    Attributes:
+        question: what the models were asked for them; None: nothing.
+        asked: what came back.
+        journal_problem: why the journal could not be trusted; empty: it could.
+        total_ms: from the arrival of the tick to the end of the decision.
+        wall_ns: when.
+    """
+
+    question: Question | None
+    asked: Asked | None
+    journal_problem: str
+    total_ms: float
+    wall_ns: int
+
+
+class Scribe:
+    """Writes a session's decisions and orders down.
+
+    Args:
+        core: what decides.
+        account: its name.
+        session: number of the session, part of every order's key.
+    """
+
+    def __init__(self, core: TradingCore, *, account: str, session: int) -> None:
+        self._core = core
+        self._account = account
+        self._session = str(session)
+        self._hash = core.spec.catalogue.hash
+        self._base_ns = core.spec.catalogue.base.nominal_ns
+
+    def intents(self, acts: Sequence[Act]) -> dict[int, OrderIntent]:
+        """Return the orders that decisions want, by symbol's row."""
+        return {act.row: self._intent(act) for act in acts}
+
+    def _intent(self, act: Act) -> OrderIntent:
+        purpose = _PURPOSES[act.action]
+        opening, closing = purpose is Purpose.OPEN, purpose is Purpose.CLOSE
+        lots = {Purpose.OPEN: act.target_lots - act.held_lots, Purpose.CLOSE: -act.held_lots, Purpose.MODIFY: 0.0}
+        return OrderIntent(
+            client_order_id=client_order_id(self._account, self._session, act.symbol, act.time, purpose, act.number),
+            account=self._account,
+            symbol=act.symbol,
+            purpose=purpose,
+            lots=lots[purpose],
+            stop=0.0 if closing else act.stop,
+            target=0.0 if closing else act.target,
+            decided_ns=act.decided_ns,
+            expires_ns=act.time + self._base_ns if opening else 0,
+            risk_money=act.risk_money if opening else 0.0,
+        )
+
+    def records(
+        self, logged: Sequence[Logged], around: Circumstances, intents: Mapping[int, OrderIntent]
+    ) -> tuple[DecisionRecord, ...]:
+        """Return decisions as the journal keeps them."""
+        return tuple(self._record(one, around, intents.get(one.row) if one.acts else None) for one in logged)
+
+    def _record(self, one: Logged, around: Circumstances, intent: OrderIntent | None) -> DecisionRecord:
+        said, asked, question = one.said, around.asked, around.question
+        place = -1
+        if question is not None and one.kind in (Kind.BAR, Kind.MOVE, Kind.RETRY):
+            found = np.flatnonzero(question.rows == one.row)
+            place = int(found[0]) if len(found) else -1
+        about = asked if place >= 0 else None
+        return DecisionRecord(
+            symbol=said.symbol,
+            number=one.number,
+            kind=one.kind.name.lower(),
+            time=said.time,
+            bar_time=said.bar_time,
+            level=said.level,
+            level_reason=why(said, asked.problem if asked else "", around.journal_problem),
+            action=said.action,
+            score=said.score,
+            outcome=said.as_json() | {"p_up": one.p_up},
+            features=question.features[place] if question is not None and place >= 0 else _NO_FEATURES,
+            feature_hash=self._hash,
+            release=about.release if about else None,
+            client_order_id=intent.client_order_id if intent else None,
+            latency_total_ms=around.total_ms,
+            latency_model_ms=about.latency_ms if about else None,
+            decided_wall_ns=around.wall_ns,
+        )
+
+
+def why(said: DecisionExplanation, model_problem: str, journal_problem: str) -> str:
+    """Return in words why the level is not better: what the step says, and what stands behind it."""
+    if said.level <= Level.FULL_AI:
+        return ""
+    causes = [said.level_reason]
+    if said.level >= Level.TRADITIONAL and model_problem:
+        causes.append(f"models: {model_problem}")
+    if said.level >= Level.EMERGENCY and journal_problem:
+        causes.append(f"journal: {journal_problem}")
+    return "; ".join(cause for cause in causes if cause)

@@ -1,0 +1,94 @@
+"""Structured arrays as bytes and back: exact, checked, and refused where they are of another making."""
+
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fx_dagster.errors import DataError
+
+FORMAT = "fx-state-1"
+_MEND = "leave it out: the state is then built again from history"
+
+Arrays = Mapping[str, NDArray[Any]]
+Found = Mapping[str, tuple[str, tuple[int, ...], bytes]]
+"""Description, shape and bytes of each array of a snapshot."""
+
+
+def pack(arrays: Arrays, facts: Mapping[str, Any]) -> bytes:
+    """Return arrays and a few JSON facts about them as compressed bytes."""
+    described = [[name, _description(array.dtype), list(array.shape)] for name, array in arrays.items()]
+    header = json.dumps({"format": FORMAT, "facts": dict(facts), "arrays": described}).encode()
+    body = io.BytesIO()
+    body.write(len(header).to_bytes(4, "big"))
+    body.write(header)
+    for array in arrays.values():
+        body.write(np.ascontiguousarray(array).tobytes())
+    return zlib.compress(body.getvalue(), 1)
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], Found]:
+    """Return the facts, and each array's description, shape and bytes.
+
+    Raises:
+        DataError: the bytes are not a snapshot, are cut off, or are of another version.
+    """
+    try:
+        body = zlib.decompress(data)
+        size = int.from_bytes(body[:4], "big")
+        header = json.loads(body[4 : 4 + size])
+        if header["format"] != FORMAT:
+            raise DataError(f"snapshot of format {header['format']!r}, this version reads {FORMAT}", mend=_MEND)
+        arrays, at = {}, 4 + size
+        for name, description, shape in header["arrays"]:
+            length = int(np.prod(shape, dtype=np.int64)) * int(description[0])
+            arrays[name] = (json.dumps(description), tuple(int(edge) for edge in shape), body[at : at + length])
+            if len(arrays[name][2]) != length:
+                raise DataError(f"snapshot ends inside {name}", mend=_MEND)
+            at += length
+        return dict(header["facts"]), arrays
+    except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"snapshot cannot be read: {error}", mend=_MEND) from error
+
+
+def fill(target: Arrays, found: Found, rows: Sequence[tuple[int, int]]) -> None:
+    """Copy the arrays of a snapshot into ``target``, in place; all or nothing.
+
+    Args:
+        target: arrays whose first axis is the symbols', or of one record.
+        found: from :func:`unpack`.
+        rows: pairs (row here, row there) of the symbols that both have.
+
+    Raises:
+        DataError: an array is missing or has another type or shape.
+    """
+    read = {name: _read(name, array, found) for name, array in target.items()}
+    for name, array in target.items():
+        if array.shape[0] == 1 and read[name].shape[0] == 1:
+            array[...] = read[name]
+            continue
+        for here, there in rows:
+            array[here] = read[name][there]
+
+
+def _read(name: str, array: NDArray[Any], found: Found) -> NDArray[Any]:
+    if name not in found:
+        raise DataError(f"snapshot has no {name}", mend=_MEND)
+    description, shape, data = found[name]
+    if description != json.dumps(_description(array.dtype)) or shape[1:] != array.shape[1:]:
+        raise DataError(f"snapshot: {name} is of another layout", mend=_MEND)
+    return np.frombuffer(data, dtype=array.dtype).reshape(shape)
+
+
+def _description(dtype: np.dtype[Any]) -> list[Any]:
+    """Return size and fields of a type as JSON values; equal for equal layouts only."""
+    if dtype.fields is None:
+        return [dtype.itemsize, dtype.str]
+    fields = [[name, kind.base.str, list(kind.shape), offset] for name, (kind, offset, *_) in dtype.fields.items()]
+    return [dtype.itemsize, fields]

@@ -1,0 +1,158 @@
+"""Recorded sessions on disk: one folder a stretch, appended to as it happens, read back for a replay.
+
+A stretch is four files: ``head.json`` (symbols and settings), ``start.bin`` (the core's state at its beginning),
+``ticks.bin`` (rows of the tape's tick type) and ``events.jsonl``. Appending is all that is ever done, so that a process
+that dies leaves at most a torn last row, which a reader leaves out. When a stretch is full the next one begins, and the
+oldest go.
+"""
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fx_dagster.core.rows import Ticks
+from fx_dagster.core.tape import TICK, Tape, TapeEvent, What
+from fx_dagster.errors import DataError
+
+FORMAT = "fx-tape-1"
+KEPT_STRETCHES = 4
+_NAME = re.compile(r"session-(\d+)-(\d{4})")
+_log = logging.getLogger(__name__)
+
+
+class FileTape:
+    """Implements :class:`fx_dagster.core.tape.TapeWriter`.
+
+    Args:
+        folder: of the account's tapes.
+        session: number of the session.
+        symbols: canonical symbols, in the order of the ticks' ``symbol``.
+        facts: what a reader wants to know: settings that the decisions depend on; JSON values.
+        state: returns the core's state of this moment; called when a stretch begins.
+        size_mb_max: size of a stretch.
+    """
+
+    def __init__(
+        self, folder: Path, session: int, symbols: tuple[str, ...], facts: dict[str, Any], *,
+        state: Callable[[], bytes], size_mb_max: float,
+    ) -> None:  # fmt: skip
+        self._folder, self._session, self._symbols, self._facts = folder, session, symbols, facts
+        self._state = state
+        self._room = self._room_max = int(size_mb_max * 1e6)
+        self._ticks: IO[bytes] | None = None
+        self._events: IO[bytes] | None = None
+        self._taken = 0
+
+    def begin(self) -> None:
+        """Begin a stretch with the core's state as it is now."""
+        self.close()
+        stretches = _stretches(self._folder)
+        number = 1 + max((place for session, place, _ in stretches if session == self._session), default=0)
+        for _, _, old in stretches[: max(0, len(stretches) - KEPT_STRETCHES + 1)]:
+            shutil.rmtree(old)
+        folder = self._folder / f"session-{self._session}-{number:04d}"
+        folder.mkdir(parents=True)
+        (folder / "start.bin").write_bytes(self._state())
+        head = {"format": FORMAT, "symbols": self._symbols, "facts": self._facts}
+        (folder / "head.json").write_text(json.dumps(head))
+        self._ticks, self._events = (folder / "ticks.bin").open("ab"), (folder / "events.jsonl").open("ab")
+        self._room, self._taken = self._room_max, 0
+
+    def ticks(self, ticks: Ticks, first: int, last: int) -> None:
+        """Add ticks ``first`` … ``last - 1``."""
+        if self._ticks is None or last <= first:
+            return
+        rows = np.zeros(last - first, dtype=TICK)
+        for name in Ticks._fields:
+            rows[name] = getattr(ticks, name)[first:last]
+        self._write(self._ticks, rows.tobytes())
+        self._taken += len(rows)
+
+    def event(self, what: What, body: dict[str, Any]) -> None:
+        """Add what happened after the ticks so far."""
+        if self._events is not None:
+            self._write(self._events, json.dumps({"ticks": self._taken, "what": what, "body": body}).encode() + b"\n")
+
+    @property
+    def full(self) -> bool:
+        """Whether the stretch is as large as it may be: the owner begins the next one between two batches."""
+        return self._ticks is not None and self._room <= 0
+
+    def flush(self) -> None:
+        """Hand everything to the operating system; ticks first, so that no event is ahead of them."""
+        for file in (self._ticks, self._events):
+            if file is not None:
+                self._try(file.flush)
+
+    def close(self) -> None:
+        """End the stretch."""
+        for file in (self._ticks, self._events):
+            if file is not None:
+                self._try(file.close)
+        self._ticks = self._events = None
+
+    def _write(self, file: IO[bytes], data: bytes) -> None:
+        self._room -= len(data)
+        self._try(lambda: file.write(data))
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            # A tape is worth less than the session that it records.
+            _log.warning("the tape ends here: %s", error)
+            self._ticks = self._events = None
+
+
+def read_tape(folder: Path) -> tuple[Tape, dict[str, Any]]:
+    """Return a stretch and the facts it was recorded with.
+
+    Raises:
+        DataError: the folder holds no tape, or one of another version.
+    """
+    try:
+        head = json.loads((folder / "head.json").read_text())
+        start, raw = (folder / "start.bin").read_bytes(), (folder / "ticks.bin").read_bytes()
+        lines = (folder / "events.jsonl").read_bytes().split(b"\n")[:-1]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder} holds no tape: {error}", mend="name a folder that a live session recorded"
+        ) from error
+    if head.get("format") != FORMAT:
+        raise DataError(f"{folder}: a tape of format {head.get('format')!r}", mend=f"this version reads {FORMAT}")
+    ticks = np.frombuffer(raw[: len(raw) // TICK.itemsize * TICK.itemsize], dtype=TICK)
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            events.append(TapeEvent(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{folder}/events.jsonl, line {number}: {error}", mend="the file was altered") from error
+    known = [event for event in events if event.ticks <= len(ticks)]
+    return Tape(start, ticks, known, tuple(head["symbols"])), dict(head["facts"])
+
+
+def latest_tape(folder: Path) -> Path:
+    """Return the newest stretch of an account.
+
+    Raises:
+        DataError: there is none.
+    """
+    stretches = _stretches(folder)
+    if not stretches:
+        raise DataError(f"no tape in {folder}", mend="record one: FX_LIVE_TAPE_MB_MAX above 0 and fx live")
+    return stretches[-1][2]
+
+
+def _stretches(folder: Path) -> list[tuple[int, int, Path]]:
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        matched = _NAME.fullmatch(path.name)
+        if matched:
+            found.append((int(matched[1]), int(matched[2]), path))
+    return sorted(found)
