@@ -8,8 +8,9 @@ import pandas as pd
 from assets.metadata import frame_table, picture
 from assets.models import MODEL_ASSETS
 from assets.run_shape import RunShape
+from fx_dagster.backtest.ab import replay_both
 from fx_dagster.backtest.prepare import History, SymbolHistory, prepare
-from fx_dagster.backtest.replay import BacktestResult, replay
+from fx_dagster.backtest.replay import BacktestResult
 from fx_dagster.decision.config import paper_config, traditional_control
 from fx_dagster.errors import DataError
 from fx_dagster.market.timeframes import bar_close
@@ -49,11 +50,14 @@ def compare_with_control(
     history: History, settings: Settings
 ) -> tuple[BacktestResult, BacktestResult, BacktestSummary]:
     """Replay the system and its traditional control over the same bars, and say how they compare."""
-    config = paper_config(settings)
-    balance, leverage = settings.risk.initial_balance, settings.risk.leverage
-    system, control = (
-        replay(history, one, initial_balance=balance, leverage=leverage, resume_after_hours=RESUME_AFTER_HOURS)
-        for one in (config, traditional_control(config))
+    config = paper_config(settings, history.timeframe)
+    system, control = replay_both(
+        history,
+        config,
+        traditional_control(config),
+        initial_balance=settings.risk.initial_balance,
+        leverage=settings.risk.leverage,
+        resume_after_hours=RESUME_AFTER_HOURS,
     )
     summary = summarise_backtest(
         system,

@@ -27,7 +27,7 @@ evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.groups("evaluation"),
     executor_def=IN_PROCESS,
-    description="Backtest the system beside the traditional control.",
+    description="Backtest the system beside the traditional control, and stress it.",
 )
 
 ASSET_JOBS = (ingest_job, features_job, training_job, evaluation_job)

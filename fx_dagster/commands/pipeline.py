@@ -41,8 +41,8 @@ class Pipeline:
         self._one_run("Training, judging and releasing the models", "training_job")
 
     def evaluate(self) -> None:
-        """Backtest the system beside its control."""
-        self._one_run("Backtesting beside the traditional control", "evaluation_job")
+        """Backtest the system beside its control, and stress it."""
+        self._one_run("Backtesting beside the traditional control, and under stress", "evaluation_job")
 
     def checks(self) -> list[CheckOutcome]:
         """Return what every check said in all runs so far."""

@@ -42,7 +42,7 @@ def installation(home: Path) -> Installation:
     """Build one; the caller has pointed FX_HOME there."""
     import assets
 
-    groups = ("market_data", "features", "models")
+    groups = ("market_data", "features", "models", "evaluation")
     jobs = [
         dg.define_asset_job(
             f"{group}_test", selection=dg.AssetSelection.groups(group), executor_def=dg.in_process_executor
