@@ -1,8 +1,11 @@
 """What the system would have done, beside what it would have done without any model."""
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from assets.metadata import frame_table, picture
@@ -10,10 +13,13 @@ from assets.models import MODEL_ASSETS
 from assets.run_shape import RunShape
 from fx_dagster.backtest.ab import replay_both
 from fx_dagster.backtest.prepare import History, SymbolHistory, prepare
-from fx_dagster.backtest.replay import BacktestResult
+from fx_dagster.backtest.result import BacktestResult
+from fx_dagster.backtest.ticks import TickAccount, TickHistory, merged_ticks, replay_ticks
+from fx_dagster.core.rows import Ticks
 from fx_dagster.decision.config import paper_config, traditional_control
 from fx_dagster.errors import DataError
-from fx_dagster.market.timeframes import bar_close
+from fx_dagster.market.instruments import instrument
+from fx_dagster.market.timeframes import Timeframe, bar_close, trading_month_window
 from fx_dagster.report.backtests import summarise_backtest
 from fx_dagster.report.files import write_text
 from fx_dagster.report.summary import BacktestSummary
@@ -46,6 +52,36 @@ def read_history(lake: Lake, shape: RunShape, settings: Settings) -> History:
     return whole.window(int(predictions["time"].min()), int(predictions["time"].max()) + 1)
 
 
+def read_ticks(lake: Lake, shape: RunShape) -> TickHistory:
+    """Return what a replay of the stored ticks needs, over the time that has predictions, but for the ticks."""
+    predictions = _predictions(lake)
+    first = int(predictions["time"].min())
+    return TickHistory(
+        instruments=tuple(instrument(symbol) for symbol in shape.symbols),
+        base=shape.base,
+        start=first,
+        end=int(bar_close(predictions["time"].to_numpy(np.int64).max(keepdims=True), shape.base)[0]),
+        predictions={str(name): frame.sort_values("time") for name, frame in predictions.groupby("symbol")},
+        before=lambda symbol, timeframe, bars: _bars_before(lake, symbol, timeframe, first, bars),
+    )
+
+
+def _tick_parts(lake: Lake, history: TickHistory) -> Iterator[Ticks]:
+    """Yield the ticks of all symbols month by month."""
+    symbols = [item.symbol for item in history.instruments]
+    for month in sorted({keys["month"] for keys in lake.keys("ticks")}):
+        begins, ends = trading_month_window(month)
+        start, end = max(begins, history.start), min(ends, history.end)
+        if start < end:
+            yield merged_ticks([lake.read("ticks", symbol=symbol, start=start, end=end) for symbol in symbols])
+
+
+def _bars_before(lake: Lake, symbol: str, timeframe: Timeframe, until: int, bars: int) -> pd.DataFrame:
+    frame = lake.read("bars", symbol=symbol, timeframe=timeframe.value, end=until)
+    closed = bar_close(frame["time"].to_numpy(np.int64), timeframe) <= until
+    return frame[closed].tail(bars).reset_index(drop=True)
+
+
 def compare_with_control(
     history: History, settings: Settings
 ) -> tuple[BacktestResult, BacktestResult, BacktestSummary]:
@@ -59,16 +95,40 @@ def compare_with_control(
         leverage=settings.risk.leverage,
         resume_after_hours=RESUME_AFTER_HOURS,
     )
-    summary = summarise_backtest(
+    start, decisions = int(history.market.time[0]), int(history.market.inputs["active"].sum())
+    return system, control, _summary(system, control, start, decisions, settings)
+
+
+def compare_on_ticks(
+    lake: Lake, shape: RunShape, settings: Settings, *, tick_spacing_s: float
+) -> tuple[BacktestResult, BacktestResult, BacktestSummary]:
+    """Replay the system and its traditional control over the stored ticks, through the live session's loop."""
+    config, risk = paper_config(settings, shape.base), settings.risk
+    account = TickAccount(risk.initial_balance, risk.leverage, risk.account_currency, RESUME_AFTER_HOURS)
+    history = read_ticks(lake, shape)
+    system, control = (
+        replay_ticks(
+            dataclasses.replace(history, parts=_tick_parts(lake, history)), one, account, settings.cost,
+            stale_s=max(settings.live.stale_after_s, tick_spacing_s), spike_z=settings.validation.spike_robust_z,
+        )
+        for one in (config, traditional_control(config))
+    )  # fmt: skip
+    decisions = system.counts["total"]["decisions"]
+    return system, control, _summary(system, control, history.start, decisions, settings)
+
+
+def _summary(
+    system: BacktestResult, control: BacktestResult, start: int, decisions: int, settings: Settings
+) -> BacktestSummary:
+    return summarise_backtest(
         system,
         control,
-        start=int(history.market.time[0]),
-        end=int(bar_close(history.market.time[-1:], history.timeframe)[0]),
+        start=start,
+        end=int(system.equity["time"].iloc[-1]),
         currency=settings.risk.account_currency,
-        decisions=int(history.market.inputs["active"].sum()),
+        decisions=decisions,
         seed=settings.training.seed,
     )
-    return system, control, summary
 
 
 def _predictions(lake: Lake) -> pd.DataFrame:

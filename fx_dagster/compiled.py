@@ -135,11 +135,3 @@ def _compiled(function: Function, inline: str) -> Function:
     except (RuntimeError, OSError) as error:
         _log.info("no folder for compiled code, compiling in memory: %s", error)
     return dispatcher
-
-
-def interpreted(function: Function) -> Function:
-    """Return the Python function behind a compiled one: the same arithmetic, without compiling for new types.
-
-    For callers that use a few numbers at a time and must never wait for the compiler.
-    """
-    return getattr(function, "py_func", function)

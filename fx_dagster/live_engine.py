@@ -11,8 +11,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fx_dagster.core.state import CoreSpec
@@ -28,6 +28,7 @@ from fx_dagster.live.protocols import FeedInfo
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.source import MarketSource
+from fx_dagster.market.timeframes import Timeframe
 from fx_dagster.models.families import FAMILIES
 from fx_dagster.settings import Settings, load_settings
 from resources.journal import JournalTarget, PostgresJournal
@@ -157,8 +158,9 @@ def _parts(
         ),
         states=states,
         tape=FileTape(
-            settings.live_state / "tapes", session.session_id, core.symbols, settings.model_dump(mode="json"),
-            state=core.whole, size_mb_max=settings.live.tape_mb_max,
+            settings.live_state / "tapes", session.session_id, core.symbols,
+            tape_facts(settings, feed.info, session.replay_start), state=core.whole,
+            size_mb_max=settings.live.tape_mb_max,
         ),
         clock=clock,
         settings=settings.live,
@@ -188,6 +190,34 @@ def trading_core(settings: Settings, info: FeedInfo, start: int) -> tuple[Tradin
         history_bars=live.history_bars,
     )
     return TradingCore(spec, broker.ledger), PaperDesk(broker)
+
+
+_DECIDING = ("feature", "risk", "cost", "validation", "live")
+"""Groups of settings that a core is made from."""
+
+
+def tape_facts(settings: Settings, info: FeedInfo, start: int) -> dict[str, Any]:
+    """Return what :func:`recorded_core` needs to know of a session, as JSON values."""
+    return {
+        "settings": settings.model_dump(mode="json", include=set(_DECIDING)), "feed": asdict(info), "start": start,
+    }  # fmt: skip
+
+
+def recorded_core(facts: Mapping[str, Any]) -> TradingCore:
+    """Return a core like the one whose tape has these facts.
+
+    Raises:
+        DataError: they are of another version.
+    """
+    try:
+        feed = facts["feed"]
+        info = FeedInfo(tuple(feed["symbols"]), Timeframe(feed["base"]), feed["tick_spacing_s"], feed["lossless"])
+        core, _ = trading_core(Settings(**facts["settings"]), info, int(facts["start"]))
+    except (KeyError, TypeError, ValueError, SettingsError) as error:
+        raise DataError(
+            f"the tape's settings cannot be used: {error}", mend="replay it with the version that recorded it"
+        ) from error
+    return core
 
 
 def exit_code(error: FxError) -> int:

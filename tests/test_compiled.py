@@ -4,8 +4,6 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 from fx_dagster import compiled as module
 
 PROGRAM = """
@@ -116,10 +114,3 @@ def test_the_stamp_covers_the_rules_of_the_zones(tmp_path, monkeypatch):
 def test_without_the_systems_zones_the_packages_count(monkeypatch):
     monkeypatch.setattr("zoneinfo.TZPATH", ())
     assert module._zone_rules("Europe/London").startswith(b"TZif")
-
-
-@pytest.mark.parametrize("value", [2.0, 3])
-def test_the_interpreted_twin_is_the_same_function(value):
-    from fx_dagster.execution import fills
-
-    assert module.interpreted(fills.market_price)(value, 1.0, 2.0, 0.5) == fills.market_price(value, 1.0, 2.0, 0.5)

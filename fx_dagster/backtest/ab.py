@@ -12,9 +12,10 @@ import numpy as np
 
 from fx_dagster.backtest.bootstrap import DAYS_MIN, daily_table, day_block, resampled_worth, worth
 from fx_dagster.backtest.prepare import History
-from fx_dagster.backtest.replay import BacktestResult, replay
-from fx_dagster.decision.arrays import Float64
+from fx_dagster.backtest.replay import replay
+from fx_dagster.backtest.result import BacktestResult
 from fx_dagster.decision.config import StepConfig
+from fx_dagster.decision.rows import Float64
 from fx_dagster.errors import DataError
 
 COMPARED = ("mean_annual_return", "net_return", "sharpe", "sortino", "max_drawdown", "win_rate", "trades")

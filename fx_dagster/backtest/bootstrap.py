@@ -12,12 +12,12 @@ import numpy as np
 
 from fx_dagster.backtest.metrics import daily_returns
 from fx_dagster.compiled import compiled
-from fx_dagster.decision.arrays import Float64, Int64
 from fx_dagster.decision.inputs import trading_day
+from fx_dagster.decision.rows import Float64, Int64
 from fx_dagster.features.volatility import TRADING_DAYS_A_YEAR
 
 if TYPE_CHECKING:
-    from fx_dagster.backtest.replay import BacktestResult
+    from fx_dagster.backtest.result import BacktestResult
 
 DAYS_MIN = 30
 """Fewest rows that are resampled: fewer do not tell their own spread."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fx_dagster.decision.arrays import Float64
+from fx_dagster.decision.rows import Float64
 from fx_dagster.market.instruments import Instrument
 from fx_dagster.market.tick_model import model_spread
 from fx_dagster.settings import CostSettings

@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fx_dagster.decision.arrays import Float64, Int64
 from fx_dagster.decision.inputs import trading_day
+from fx_dagster.decision.rows import Float64, Int64
 from fx_dagster.features.volatility import TRADING_DAYS_A_YEAR
 
 if TYPE_CHECKING:
-    from fx_dagster.backtest.replay import BacktestResult
+    from fx_dagster.backtest.result import BacktestResult
 
 
 def daily_returns(time: Int64, equity: Float64, initial: float) -> tuple[Int64, Float64]:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.costs import bar_spreads
-from fx_dagster.decision.arrays import VOTES, Float64, Int64
 from fx_dagster.decision.codes import Regime
 from fx_dagster.decision.inputs import (
     cross_symbol,
@@ -17,10 +16,11 @@ from fx_dagster.decision.inputs import (
     traditional_signals,
     volatilities,
 )
-from fx_dagster.decision.rows import Rows, input_dtype
+from fx_dagster.decision.rows import Float64, Int64, Rows, input_dtype
 from fx_dagster.errors import DataError
 from fx_dagster.execution.conversion import conversion_paths, converted
 from fx_dagster.features.cross import common_grid
+from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.indicators.votes import votes, warm
 from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.timeframes import Timeframe, bar_close

@@ -11,30 +11,25 @@ Assumptions about execution:
 - An open position at the end stays open and is marked to the last close.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.prepare import RETURNS_BARS, History, Market
+from fx_dagster.backtest.result import Acts, BacktestResult, make_result, name_counts
 from fx_dagster.compiled import compiled
-from fx_dagster.decision.arrays import Float64, Int64
-from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Stage
+from fx_dagster.decision.codes import Action, Command, Level, Stage
 from fx_dagster.decision.config import StepConfig, checked
-from fx_dagster.decision.rows import ACCOUNT, DECISION, Rows, config_row
+from fx_dagster.decision.rows import ACCOUNT, DECISION, Int64, Rows, config_row
 from fx_dagster.decision.state import DecisionState, copy_state, forget_derived, new_state
 from fx_dagster.decision.step import Record, decide, end_halt
 from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.execution import ledger as ledgers
-from fx_dagster.execution.ledger import Cause, Entry, Ledger, Order, new_ledger
-from fx_dagster.execution.orders import DealReason
+from fx_dagster.execution.ledger import Ledger, Order, new_ledger
 from fx_dagster.market.timeframes import HOUR_NS
 from fx_dagster.settings import CostSettings
 
-_REASONS = np.array([str(DealReason[{"ORDER": "CLIENT"}.get(cause.name, cause.name)]) for cause in Cause], dtype=object)
-_ACTIONS = np.array([action.name.lower() for action in Action], dtype=object)
-"""Words by code."""
 _OPEN, _CLOSE, _MODIFY, _NONE = int(Action.OPEN), int(Action.CLOSE), int(Action.MODIFY), int(Action.NONE)
 _RUN, _HALT = int(Command.RUN), int(Stage.HALT)
 _OPEN_ORDER, _CLOSE_ORDER = int(Order.OPEN), int(Order.CLOSE)
@@ -43,11 +38,6 @@ POINTS = 4
 MILLISECOND_NS = 1_000_000
 EVENTS_A_BAR = 3
 """What the ledger may book of a symbol within a bar: an entry, its exit, and one more exit."""
-
-_EVENT_COLUMNS = (
-    "row", "column", "action", "lots", "stop", "target", "level", "reasons", "score", "validation", "confidence",
-    "kelly", "risk_money", "stage",
-)  # fmt: skip
 
 CURVE = np.dtype(
     [
@@ -63,8 +53,10 @@ class Tape(NamedTuple):
 
     curve: Rows
     """``[t]`` of :data:`CURVE`."""
-    events: Float64
-    """``[cap, 14]`` decisions that acted."""
+    acts: Rows
+    """``[cap]`` of :data:`fx_dagster.decision.rows.DECISION`: decisions that acted."""
+    places: Int64
+    """``[cap, 2]`` bar and symbol of each."""
     acted: Int64
     """``[1]`` how many of them there are."""
     levels: Int64
@@ -111,11 +103,10 @@ def _place(t: int, i: int, time: int, ledger: Ledger, out: Record, tape: Tape) -
         ledgers.place(ledger, i, _CLOSE_ORDER, -ledger.positions[i].lots, 0.0, 0.0, 0.0, time - 1, 0, key)
     elif out.action == _MODIFY:
         ledgers.modify(ledger, i, out.stop, out.target)
-    row = tape.events[tape.acted[0]]
+    tape.acts[key - 1] = out
+    tape.places[key - 1, 0] = t
+    tape.places[key - 1, 1] = i
     tape.acted[0] = key
-    row[0], row[1], row[2], row[3], row[4], row[5] = t, i, out.action, out.target_lots, out.stop, out.target
-    row[6], row[7], row[8], row[9] = out.level, out.reasons, out.score, out.validation
-    row[10], row[11], row[12], row[13] = out.confidence, out.kelly, out.risk_money, out.stage
 
 
 @compiled
@@ -184,45 +175,6 @@ def run(
         _write(account, ledger.money[0].open_count, memory, tape.curve[t])
 
 
-@dataclass(frozen=True)
-class BacktestResult:
-    """What a backtest leaves. Times are int64 ns UTC, money is in the account's currency.
-
-    Attributes:
-        equity: one row a bar of the grid: ``time`` (the bar's close), ``equity, balance, margin_used`` f8,
-            ``open_positions`` i8, ``stage`` i1.
-        trades: closed trades: ``symbol, side`` (+1/−1)``, lots, entry_time, entry_price, exit_time, exit_price, stop,
-            target, gross, swap, commission, profit`` (net)``, risk_money, bars_held, reason, level, score,
-            confidence``.
-        decisions: one row a decision that acted: ``time`` (the bar's close)``, bar_time, symbol, action, lots, stop,
-            target, level, reasons, score, validation, confidence, kelly, risk_money, stage``.
-        counts: how many decisions there were by level, reason, breaker, and how many acted.
-        costs: ``commission, spread, slippage, swap`` paid, and ``total``.
-        turnover: sum of traded notional.
-        rejected: orders that the market had moved away from, or that margin did not allow.
-        initial_balance: where it began.
-        halted_time: when the drawdown halt was reached for the first time; None: never.
-        halts: how often it was reached; without resuming, once at most.
-        open_profit: profit of what is open at the end.
-        state: what the step remembers at the end.
-        metrics: see :func:`fx_dagster.backtest.metrics.metrics`.
-    """
-
-    equity: pd.DataFrame
-    trades: pd.DataFrame
-    decisions: pd.DataFrame
-    counts: dict[str, dict[str, int]]
-    costs: dict[str, float]
-    turnover: float
-    rejected: int
-    initial_balance: float
-    halted_time: int | None
-    halts: int
-    open_profit: float
-    state: DecisionState
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
 def replay(
     history: History,
     config: StepConfig,
@@ -249,8 +201,6 @@ def replay(
         SettingsError: balance or configuration is impossible, or wants more models than there are predictions.
         DataError: the history is empty.
     """
-    from fx_dagster.backtest.metrics import metrics
-
     _check(history, config, initial_balance)
     cost = assumed_costs(config) if cost is None else cost
     if not (np.isfinite(resume_after_hours) and resume_after_hours >= 0):
@@ -261,15 +211,13 @@ def replay(
     tape = _new_tape(market)
     ledger = new_ledger(
         history.instruments, cost, memory=state.memory, balance=initial_balance, leverage=leverage,
-        account_currency=history.account_currency, events=EVENTS_A_BAR * len(tape.events),
+        account_currency=history.account_currency, events=EVENTS_A_BAR * len(tape.acts),
     )  # fmt: skip
     run(
         market, config_row(config), ledger, state.rows, state.memory, np.zeros(n, dtype=DECISION), tape,
         int(resume_after_hours * HOUR_NS),
     )  # fmt: skip
-    result = _result(history, ledger, tape, state, initial_balance)
-    result.metrics.update(metrics(result))
-    return result
+    return _result(history, ledger, tape, state, initial_balance)
 
 
 def assumed_costs(config: StepConfig) -> CostSettings:
@@ -297,7 +245,8 @@ def _new_tape(market: Market) -> Tape:
     capacity = int(market.inputs["active"].sum()) + market.inputs.shape[1]
     return Tape(
         curve=np.zeros(len(market.time), dtype=CURVE),
-        events=np.empty((capacity, len(_EVENT_COLUMNS))),
+        acts=np.empty(capacity, dtype=DECISION),
+        places=np.empty((capacity, 2), dtype=np.int64),
         acted=np.zeros(1, dtype=np.int64),
         levels=np.zeros(len(Level), dtype=np.int64),
         reasons=np.zeros(64, dtype=np.int64),
@@ -308,77 +257,16 @@ def _new_tape(market: Market) -> Tape:
 def _result(
     history: History, ledger: Ledger, tape: Tape, state: DecisionState, initial_balance: float
 ) -> BacktestResult:
-    market, curve, money = history.market, tape.curve, ledger.money[0]
-    costs = {name: float(money[name]) for name in ("commission", "spread", "slippage")}
-    costs["swap"] = float(money["swap"] - ledger.helds["swap"].sum())
-    halted = np.flatnonzero(curve["stage"] == Stage.HALT)
-    decisions = _events(history, tape.events[: tape.acted[0]])
-    return BacktestResult(
+    market, curve, acted = history.market, tape.curve, int(tape.acted[0])
+    bar, row = tape.places[:acted].T
+    return make_result(
+        symbols=history.symbols,
+        ledger=ledger,
+        deals=ledger.events[: ledger.money[0]["events"]],
+        acts=Acts(tape.acts[:acted], row, market.close_time[bar], market.time[bar]),
         equity=pd.DataFrame({"time": market.close_time, **{name: curve[name] for name in CURVE.names or ()}}),
-        trades=_trades(history, ledger.events[: money["events"]], decisions),
-        decisions=decisions,
-        counts=_counts(tape, len(decisions)),
-        costs=costs | {"total": sum(costs.values())},
-        turnover=float(money["turnover"]),
-        rejected=int(money["refused"]),
-        initial_balance=float(initial_balance),
-        halted_time=int(market.close_time[halted[0]]) if len(halted) else None,
-        halts=int(np.sum(np.diff((curve["stage"] == Stage.HALT).astype(np.int8), prepend=0) == 1)),
-        open_profit=float(curve["equity"][-1] - curve["balance"][-1]),
+        bar_time=market.time,
+        counts=name_counts(tape.levels, tape.reasons, tape.breakers, acted),
         state=state,
+        initial_balance=initial_balance,
     )
-
-
-def _trades(history: History, events: Rows, decisions: pd.DataFrame) -> pd.DataFrame:
-    """Return the closed trades, each with the decision that its position came from."""
-    closing = events[(events["what"] == Entry.DEAL) & (events["closing"] == 1)]
-    entry = decisions.iloc[closing["entry_key"] - 1]
-    commission = closing["commission"] + closing["entry_commission"]
-    time = history.market.time
-    return pd.DataFrame(
-        {
-            "symbol": np.array(history.symbols, dtype=object)[closing["row"]],
-            "side": np.sign(closing["closed_lots"]).astype(np.int64),
-            "lots": np.abs(closing["closed_lots"]),
-            "entry_time": closing["entry_time"],
-            "entry_price": closing["entry_price"],
-            "exit_time": closing["time"],
-            "exit_price": closing["price"],
-            "stop": closing["stop"],
-            "target": closing["target"],
-            "gross": closing["profit"],
-            "swap": closing["swap"],
-            "commission": commission,
-            "profit": closing["profit"] + closing["swap"] - commission,
-            "risk_money": closing["risk"],
-            "bars_held": np.searchsorted(time, closing["time"], side="right")
-            - np.searchsorted(time, closing["entry_time"], side="right"),
-            "reason": _REASONS[closing["cause"]],
-            "level": entry["level"].to_numpy(),
-            "score": entry["score"].to_numpy(),
-            "confidence": entry["confidence"].to_numpy(),
-        }
-    )
-
-
-def _events(history: History, rows: Float64) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=list(_EVENT_COLUMNS))
-    row, column = table.pop("row").to_numpy(np.int64), table.pop("column").to_numpy(np.int64)
-    table["action"] = _ACTIONS[table["action"].to_numpy(np.int64)]
-    table = table.astype({"level": np.int64, "reasons": np.int64, "stage": np.int64})
-    table.insert(0, "symbol", np.array(history.symbols, dtype=object)[column])
-    table.insert(0, "bar_time", history.market.time[row])
-    table.insert(0, "time", history.market.close_time[row])
-    return table
-
-
-def _counts(tape: Tape, acted: int) -> dict[str, dict[str, int]]:
-    return {
-        "level": {str(int(level)): int(tape.levels[level]) for level in Level if level is not Level.UNSET},
-        "reason": {
-            str(reason.name).lower(): int(tape.reasons[reason.bit_length() - 1])
-            for reason in Reason if tape.reasons[reason.bit_length() - 1]
-        },
-        "breaker": {str(one.name).lower(): int(tape.breakers[one.bit_length() - 1]) for one in Breaker},
-        "total": {"decisions": int(tape.levels.sum()), "acted": acted},
-    }  # fmt: skip

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.prepare import History
-from fx_dagster.backtest.replay import BacktestResult, replay
+from fx_dagster.backtest.replay import replay
+from fx_dagster.backtest.result import BacktestResult
 from fx_dagster.backtest.shocks import rows_of_an_hour, with_common_move, with_gap, with_silence, with_spread
-from fx_dagster.decision.arrays import Float64, Int64
 from fx_dagster.decision.config import StepConfig
-from fx_dagster.decision.decider import instrument_table
 from fx_dagster.decision.inputs import LONG_BARS
+from fx_dagster.decision.instruments import instrument_table
+from fx_dagster.decision.rows import Float64, Int64
 from fx_dagster.market.timeframes import DAY_NS
 
 GAP_ATR = 10.0

@@ -22,11 +22,11 @@ import numpy as np
 
 from fx_dagster.backtest.prepare import RETURNS_BARS, History
 from fx_dagster.compiled import compiled
-from fx_dagster.decision.arrays import VOTES, Float64
 from fx_dagster.decision.inputs import LONG_BARS, cross_symbol, spread_medians, traditional_signals, volatilities
-from fx_dagster.decision.rows import Rows
+from fx_dagster.decision.rows import Float64, Rows
 from fx_dagster.errors import DataError
 from fx_dagster.execution.conversion import conversion_paths, converted
+from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.market.timeframes import HOUR_NS
 
 ATR_WINDOW = 14

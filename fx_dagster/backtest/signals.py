@@ -23,8 +23,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fx_dagster.compiled import compiled
-from fx_dagster.decision.arrays import Float64, Int64
-from fx_dagster.decision.rows import Rows
+from fx_dagster.decision.rows import Float64, Int64, Rows
 from fx_dagster.errors import DataError
 
 Target: TypeAlias = NDArray[np.int8]

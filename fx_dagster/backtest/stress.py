@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.bootstrap import DAYS_MIN, block_length, daily_table, day_block, resampled_worth, worth
-from fx_dagster.backtest.replay import BacktestResult
-from fx_dagster.decision.arrays import Float64
+from fx_dagster.backtest.result import BacktestResult
+from fx_dagster.decision.rows import Float64
 
 SAMPLES = 2_000
 

@@ -1,5 +1,6 @@
 """The core's Python face: owns the arrays, calls the compiled loop, and says what it found."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,19 +15,22 @@ from fx_dagster.core.intake import features_of, peek_features
 from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Kind, Predictions, Ticks
 from fx_dagster.core.state import Core, CoreSpec, new_core
 from fx_dagster.core.warm_up import History, warm_up
-from fx_dagster.decision.arrays import AccountState, Decisions, PositionTable, StepInputs
 from fx_dagster.decision.codes import Action, Stage
 from fx_dagster.decision.record import DecisionExplanation, explain
-from fx_dagster.decision.rows import decision_views
 from fx_dagster.decision.step import end_halt
 from fx_dagster.errors import DataError, FeatureMismatchError
-from fx_dagster.execution.ledger import Ledger, restore_open_rows
+from fx_dagster.execution import ledger as ledgers
+from fx_dagster.execution.ledger import Ledger, Order, restore_open_rows
 from fx_dagster.market.incremental import TickVerdict, believable
 from fx_dagster.market.timeframes import SECOND_NS
 
 Float32 = NDArray[np.float32]
 
-_MOMENT = frozenset({"time", "trading_day"})
+_SPEC_CONTROL = (
+    "base_code", "base_ns", "stale_ns", "move_atr", "refresh_ns", "asks", "table", "places", "logs",
+)  # fmt: skip
+_SPEC_GATE = ("point", "spike_z")
+"""What of a state is not remembered but set, by the :class:`CoreSpec`."""
 _REJECTED = tuple(
     verdict for verdict in TickVerdict if verdict not in (TickVerdict.GOOD, TickVerdict.HELD, TickVerdict.CONFIRMED)
 )
@@ -196,22 +200,15 @@ class TradingCore:
 
     def drain_log(self) -> list[Logged]:
         """Return the decisions that are worth a record, in order, and forget them."""
-        log, count = self.core.log, int(self.core.control[0]["logged"])
+        count = int(self.core.control[0]["logged"])
         self.core.control[0]["logged"] = 0
-        if count == 0:
-            return []
-        decisions = decision_views(log.out)
-        positions = PositionTable(**{name: log.position[name] for name in PositionTable._fields})
-        return [self._logged(at, decisions, positions) for at in range(count)]
+        return [self._logged(at) for at in range(count)]
 
-    def _logged(self, at: int, decisions: Decisions, positions: PositionTable) -> Logged:
+    def _logged(self, at: int) -> Logged:
         log, stamp = self.core.log, self.core.log.stamp[at]
-        row, money = int(stamp["row"]), log.account[at]
-        rows = {name: log.inputs[name] for name in StepInputs._fields if name not in _MOMENT}
-        inputs = StepInputs(time=int(money["time"]), trading_day=int(money["trading_day"]), **rows)
-        account = AccountState(**{name: money[name].item() for name in AccountState._fields})
-        p_up = [float(p) if np.isfinite(p) else None for p in log.inputs["p_up"][at]]
-        said = explain(self.symbols[row], at, decisions, inputs, account, positions)
+        row, inputs = int(stamp["row"]), log.inputs[at]
+        said = explain(self.symbols[row], log.out[at], inputs, log.account[at], log.position[at])
+        p_up = [p if math.isfinite(p) else None for p in inputs["p_up"].tolist()]
         kind, acts = Kind(int(stamp["kind"])), bool(stamp["acts"])
         return Logged(row, int(stamp["number"]), kind, acts, int(stamp["time"]), said, p_up)
 
@@ -301,7 +298,7 @@ class TradingCore:
         facts, found = self._checked(data)
         known = list(facts["symbols"])
         rows = [(here, known.index(name)) for here, name in enumerate(self.symbols) if name in known]
-        snapshot.fill(self._session_arrays(), found, rows)
+        self._fill(self._session_arrays() if rows else self._account_arrays(), found, rows)
 
     def restore_market(self, data: bytes, *, not_after: tuple[int, int]) -> tuple[int, int]:
         """Go on from :meth:`market_copy`; return market time (ns UTC) and ticks of exactly that time that it has seen.
@@ -320,7 +317,7 @@ class TradingCore:
         reached = (int(facts["clock"]), int(facts["clock_ticks"]))
         if reached > not_after:
             raise DataError("a market state of a later moment than the checkpoint", mend="an older one is tried")
-        snapshot.fill(self._market_arrays(), found, [(row, row) for row in range(len(self.symbols))])
+        self._fill(self._market_arrays(), found, [(row, row) for row in range(len(self.symbols))])
         return reached
 
     def restore_whole(self, data: bytes) -> None:
@@ -329,6 +326,7 @@ class TradingCore:
         self.restore_session(data)
         _, found = snapshot.unpack(data)
         snapshot.fill(self._ledger_arrays(), found, [(row, row) for row in range(len(self.symbols))])
+        self.core.ledger.money["events"] = 0
         restore_open_rows(self.core.ledger)
 
     def follow(self, ticks: Ticks, first: int, last: int, clock: int) -> None:
@@ -362,6 +360,20 @@ class TradingCore:
             )
         return facts, found
 
+    def _fill(self, arrays: snapshot.Arrays, found: snapshot.Found, rows: Sequence[tuple[int, int]]) -> None:
+        """Take a state over, but for what follows from the spec, which may have changed since."""
+        core = self.core
+        control, gate, session = core.control.copy(), core.gate.copy(), core.watch["session"].copy()
+        snapshot.fill(arrays, found, rows)
+        for name in _SPEC_CONTROL:
+            core.control[name] = control[name]
+        for name in _SPEC_GATE:
+            core.gate[name] = gate[name]
+        core.watch["session"] = session
+        forms = core.forming[:, 0]["count"] > 0
+        core.control["next_close"] = core.forming[forms, 0]["end"].min(initial=NEVER)
+        core.control["logged"] = 0
+
     def _facts(self) -> dict[str, Any]:
         clock, ticks = self.clock
         return {
@@ -370,20 +382,23 @@ class TradingCore:
 
     def _session_arrays(self) -> dict[str, NDArray[Any]]:
         core = self.core
-        return {
-            "control": core.control, "watch": core.watch, "inputs": core.inputs, "states": core.states,
-            "memory": core.memory, "account": core.account,
-        }  # fmt: skip
+        return {**self._account_arrays(), "watch": core.watch, "inputs": core.inputs, "states": core.states}
+
+    def _account_arrays(self) -> dict[str, NDArray[Any]]:
+        core = self.core
+        return {"control": core.control, "memory": core.memory, "account": core.account}
 
     def _ledger_arrays(self) -> dict[str, NDArray[Any]]:
         ledger = self.core.ledger
         return {"positions": ledger.positions, "helds": ledger.helds, "money": ledger.money}
 
     def _market_arrays(self) -> dict[str, NDArray[Any]]:
-        core = self.core
+        core, cross = self.core, self.core.cross
         return {
             "control": core.control, "gate": core.gate, "forming": core.forming, "indicators": core.indicators,
-            "features": core.features, **{f"cross_{name}": array for name, array in core.cross._asdict().items()},
+            "features": core.features, "cross_counter": cross.counter, "cross_symbols": cross.rows,
+            # By symbol, as all others.
+            "cross_returns": cross.returns.T, "cross_short": cross.pairs_short, "cross_long": cross.pairs_long,
             "cross_rows": core.cross_rows, "agreement": core.agreement, "shift": core.shift,
         }  # fmt: skip
 
@@ -393,7 +408,10 @@ def _copied(ledger: Ledger) -> Ledger:
 
 
 def rehearse(core: TradingCore) -> None:
-    """Run everything that a session may call once, with made ticks; the core is of no use afterwards."""
+    """Run everything that a session may call once, with made ticks; the core is of no use afterwards.
+
+    What compiled code calls anyway is called from here too, where a session does it: each way in is made ready alone.
+    """
     clock, base_ns = core.clock[0] + SECOND_NS, core.spec.catalogue.base.nominal_ns
     price = np.nan_to_num(core.core.features["close"][:1], nan=1.0)
     price = np.where(price > 0, price, 1.0)
@@ -407,10 +425,21 @@ def rehearse(core: TradingCore) -> None:
         core.answer(rows, np.full((1, core.core.inputs["p_up"].shape[1]), 0.5))
         core.decide()
     peek_features(core.core, rows, np.empty((1, len(core.spec.catalogue)), dtype=np.float32))
-    core.decide_now(rows, clock + base_ns)
+    core.reach(clock + 2 * base_ns)
+    core.decide_now(rows, clock + 2 * base_ns)
+    loop.decided_before(core.core)
     loop.place_decided(core.core, 0)
+    _rehearse_account(core.core.ledger)
     core.end_halt(1.0)
+    loop.see_hours(core.core, 0, clock)
     core.silent(clock)
     core.believable()
     list(core.acts())
     core.drain_log()
+
+
+def _rehearse_account(ledger: Ledger) -> None:
+    ledgers.place(ledger, 0, int(Order.CLOSE), 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
+    ledgers.modify(ledger, 0, 0.0, 0.0)
+    ledgers.equity(ledger)
+    ledgers.margin_used(ledger)

@@ -1,5 +1,5 @@
 """One compiled decision step for live trading and backtests.
 
-Read in this order: :mod:`codes` (what a decision may say), :mod:`arrays` (what goes in and out), :mod:`config`
-(numbers), :mod:`step` (the step), :mod:`decider` (its Python face), :mod:`record` (what the journal keeps).
+Read in this order: :mod:`codes` (what a decision may say), :mod:`rows` (what goes in and out), :mod:`config`
+(numbers), :mod:`step` (the step), :mod:`record` (what the journal keeps).
 """

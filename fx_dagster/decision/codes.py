@@ -4,6 +4,7 @@ They are small integers, because they cross from compiled arrays to records; eac
 """
 
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 
 
 class Action(IntEnum):
@@ -70,7 +71,7 @@ class Breaker(IntFlag):
     ======================  =========  =====================================================
     DAILY_LOSS              account    after ``breaker_hours``
     DRAWDOWN                account    close-only: after ``breaker_hours`` without a position;
-                                       halt: a person (:meth:`DecisionStep.resume`)
+                                       halt: a person (:func:`step.end_halt`)
     VOLATILITY_SPIKE        symbol     after ``breaker_hours``
     SPREAD                  symbol     as soon as the spread is back inside its band
     CORRELATION_BREAKDOWN   symbol     after ``breaker_hours``
@@ -129,7 +130,7 @@ class Reason(IntFlag):
 
 
 class Size(IntEnum):
-    """Columns of ``Decisions.sizes`` (lots): the wish after Kelly, then after each scaling and limit in order."""
+    """Columns of a decision's ``sizes`` (lots): the wish after Kelly, then after each scaling and limit in order."""
 
     KELLY = 0
     VOLATILITY = 1
@@ -145,12 +146,13 @@ class Size(IntEnum):
 
 
 PATHS = ("traditional", "machine_learning", "deep_learning")
-"""Columns of ``Decisions.weights`` and ``Decisions.signals``."""
+"""Columns of a decision's ``weights`` and ``signals``."""
 
 VALIDATION_PARTS = ("traditional", "ai", "correlation")
-"""Columns of ``Decisions.validation_parts``."""
+"""Columns of a decision's ``validation_parts``."""
 
 
+@lru_cache(maxsize=4_096)
 def names(flags: int, kind: type[IntFlag]) -> tuple[str, ...]:
     """Return the lower-case names of the bits that are set."""
     return tuple(member.name.lower() for member in kind if member.name and flags & member)

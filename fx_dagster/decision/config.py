@@ -3,10 +3,10 @@
 import math
 from typing import NamedTuple
 
-from fx_dagster.decision.arrays import VOTES
 from fx_dagster.decision.codes import Combine, Level
 from fx_dagster.errors import SettingsError
 from fx_dagster.features.volatility import TRADING_DAYS_A_YEAR, bars_a_year
+from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS, Timeframe
 from fx_dagster.models.families import FAMILIES
 from fx_dagster.settings import CostSettings, RiskSettings, Settings
@@ -73,7 +73,7 @@ class StepConfig(NamedTuple):
     conservative_ns: int
     conservative_scale: float
     commission_per_lot: float
-    """Dollars a lot and side; ``AccountState.commission_rate`` turns them into the account's currency."""
+    """Dollars a lot and side; the account's ``commission_rate`` turns them into the account's currency."""
     slippage_points: float
 
 

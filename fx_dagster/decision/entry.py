@@ -41,12 +41,18 @@ _S_CORRELATION, _S_VAR, _S_ROUNDED = int(Size.CORRELATION_CAP), int(Size.VAR_CAP
 
 
 @compiled
+def _regime(config: Record, row: Record) -> int:
+    """Return the row of the tables of limits."""
+    return row.regime if 0 <= row.regime < config.regime_stop_max.shape[0] else 0
+
+
+@compiled
 def stop_distance(config: Record, item: Record, row: Record, memory: Record) -> float:
     """Return the stop distance in points; 0 where no stop is possible."""
-    regime = row.regime if 0 <= row.regime < config.regime_stop_max.shape[0] else 0
     tight = config.tight_stop if memory.stage >= _HALVE else 1.0
     # By the lower of the two prices that an entry may have: the distance is beyond the share of neither.
-    points = stop_points(row.atr, config.stop_atr * tight, row.bid, config.regime_stop_max[regime], item.point)
+    share = config.regime_stop_max[_regime(config, row)]
+    points = stop_points(row.atr, config.stop_atr * tight, row.bid, share, item.point)
     if points <= (row.ask - row.bid) / item.point or points < max(item.stops_level_points, 1.0):
         return 0.0
     return points
@@ -126,8 +132,7 @@ def _portfolio_limits(
     room = currency_room(table, book, held, i, direction, equity * config.currency_exposure_max)
     steps = _limit(item, out, _S_MARGIN, lots_within(room, unit), _R_CURRENCY)
     if steps > 0:
-        regime = row.regime if 0 <= row.regime < config.regime_position_max.shape[0] else 0
-        room = equity * config.regime_position_max[regime] - book[i].margin
+        room = equity * config.regime_position_max[_regime(config, row)] - book[i].margin
         room -= shared_margin(table, book, held, returns, i, direction, config.correlation_max)
         steps = _limit(item, out, _S_CURRENCY, lots_within(room, margin), _R_CORRELATED)
     if steps > 0:
@@ -152,9 +157,8 @@ def _entry_size(
         return 0
     wished = _scaled(config, account.time, row, states[i], memory, out, loss_per_lot, equity)
     sizes[_S_RISK] = min(wished, lots_within(equity * config.risk_per_trade_max, loss_per_lot))
-    regime = row.regime if 0 <= row.regime < config.regime_position_max.shape[0] else 0
     foreign = abs(positions[i].foreign_lots) if math.isfinite(positions[i].foreign_lots) else math.inf
-    room = equity * config.regime_position_max[regime] - foreign * margin
+    room = equity * config.regime_position_max[_regime(config, row)] - foreign * margin
     sizes[_S_REGIME] = min(sizes[_S_RISK], lots_within(room, margin))
     if sizes[_S_KELLY] <= 0.0:
         out.reasons |= _R_EDGE

@@ -13,7 +13,6 @@ from fx_dagster.decision.codes import Level
 _UNSET = int(Level.UNSET)
 _SIMPLE = int(Level.SIMPLE_AI)
 _TRADITIONAL = int(Level.TRADITIONAL)
-_EMERGENCY = int(Level.EMERGENCY)
 
 
 @compiled

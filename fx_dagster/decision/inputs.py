@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.compiled import compiled
-from fx_dagster.decision.arrays import Float64, Int64
 from fx_dagster.decision.combine import traditional_signal
+from fx_dagster.decision.rows import Float64, Int64
 from fx_dagster.errors import DataError
 from fx_dagster.features.catalogue import SPREAD_WINDOW, VOLATILITY_LONG, VOLATILITY_SHORT
 from fx_dagster.features.cross_incremental import new_cross, walk_grid

@@ -181,18 +181,11 @@ def shared_margin(
 
 
 @compiled
-def _places(count: int, level: float) -> tuple[int, float]:
-    """Return the place of the value at risk among losses from the largest down, and how many of them the tail holds."""
-    place = count - math.ceil(count * level - _ROUNDING)
-    return min(max(place, 0), count - 1), count * (1.0 - level)
-
-
-@compiled
-def _largest(losses: np.ndarray, added: np.ndarray, lots: float, count: int, top: np.ndarray) -> None:
-    """Fill ``top`` with the largest of ``losses[t] + lots × added[t]``, t < ``count``, from the largest down."""
+def _largest(losses: np.ndarray, added: np.ndarray, lots: float, top: np.ndarray) -> None:
+    """Fill ``top`` with the largest of ``losses + lots × added``, from the largest down."""
     last = top.shape[0] - 1
     top[:] = -math.inf
-    for t in range(count):
+    for t in range(losses.shape[0]):
         loss = losses[t] + lots * added[t]
         if loss > top[last]:
             k = last
@@ -216,26 +209,21 @@ def _tail_mean(top: np.ndarray, size: float) -> float:
 
 
 @compiled
-def value_at_risk(losses: np.ndarray, level: float) -> float:
-    """Return the loss that the share ``level`` of ``losses`` (``[k]``, k ≥ 1, finite) does not exceed."""
-    place, _ = _places(losses.shape[0], level)
-    top = np.empty(place + 1)
-    _largest(losses, losses, 0.0, losses.shape[0], top)
-    return top[place]
+def tail_risk(
+    losses: np.ndarray, added: np.ndarray, lots: float, var_level: float, cvar_level: float
+) -> tuple[float, float]:
+    """Return value at risk and CVaR of ``losses + lots × added`` (``[k]``, k ≥ 1, finite); 0 ≤ levels < 1.
 
-
-@compiled
-def cvar(losses: np.ndarray, level: float) -> float:
-    """Return the mean of the worst ``1 − level`` of ``losses`` (``[k]``, k ≥ 1, finite), 0 ≤ level < 1.
-
-    Of a loss that lies across the border only the share inside counts (Rockafellar and Uryasev 2002): losses 1 … 5 at
-    0.7 have (5 + 0.5 × 4) / 1.5.
+    Value at risk is the loss that the share ``var_level`` does not exceed. CVaR is the mean of the worst
+    ``1 − cvar_level``; of a loss that lies across the border only the share inside counts (Rockafellar and Uryasev
+    2002): losses 1 … 5 at 0.7 have (5 + 0.5 × 4) / 1.5.
     """
     count = losses.shape[0]
-    _, size = _places(count, level)
-    top = np.empty(min(math.floor(size + _ROUNDING) + 1, count))
-    _largest(losses, losses, 0.0, count, top)
-    return _tail_mean(top, size)
+    place = min(max(count - math.ceil(count * var_level - _ROUNDING), 0), count - 1)
+    size = count * (1.0 - cvar_level)
+    top = np.empty(min(max(place, math.floor(size + _ROUNDING)) + 1, count))
+    _largest(losses, added, lots, top)
+    return top[place], _tail_mean(top, size)
 
 
 @compiled
@@ -259,25 +247,23 @@ def _fill_losses(
 
 @compiled
 def _steps_within(
-    losses: np.ndarray, added: np.ndarray, count: int, var_limit: float, cvar_limit: float, numerator: int,
-    denominator: int, most: int,
+    losses: np.ndarray, added: np.ndarray, var_limit: float, cvar_limit: float, numerator: int, denominator: int,
+    most: int,
 ) -> int:  # fmt: skip
     """Return lot steps, at most ``most``, that keep value at risk and CVaR within their limits.
 
     Found bit by bit from the largest power of two down: the same candidates whatever the limits are, so that a tighter
     limit can never end at a larger size, not even where the value at risk is no monotone function of size.
     """
-    place, _ = _places(count, VAR_LEVEL)
-    _, size = _places(count, CVAR_LEVEL)
-    top = np.empty(min(max(place, math.floor(size + _ROUNDING)) + 1, count))
     bit = 1
     while 2 * bit <= most:
         bit *= 2
     steps = 0
     while bit > 0:
         if steps + bit <= most:
-            _largest(losses, added, (steps + bit) * numerator / denominator, count, top)
-            if top[place] <= var_limit and _tail_mean(top, size) <= cvar_limit:
+            lots = (steps + bit) * numerator / denominator
+            value_at_risk, cvar = tail_risk(losses, added, lots, VAR_LEVEL, CVAR_LEVEL)
+            if value_at_risk <= var_limit and cvar <= cvar_limit:
                 steps += bit
         bit //= 2
     return steps
@@ -328,6 +314,6 @@ def lots_within_risk(
     if count < KNOWN_ROWS_MIN:
         return _normal_lots(inputs, book, held, i, unit, var_limit, cvar_limit)
     steps = _steps_within(
-        losses, added, count, var_limit, cvar_limit, item.lot_numerator, item.lot_denominator, most
-    )  # fmt: skip
+        losses[:count], added[:count], var_limit, cvar_limit, item.lot_numerator, item.lot_denominator, most
+    )
     return steps * item.lot_numerator / item.lot_denominator

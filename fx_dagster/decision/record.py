@@ -1,18 +1,23 @@
 """A decision as it is kept: what explains it, in plain words and numbers, and a hash of what it was made from."""
 
 import hashlib
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fx_dagster.decision.arrays import AccountState, Decisions, PositionTable, StepInputs
 from fx_dagster.decision.codes import PATHS, VALIDATION_PARTS, Action, Breaker, Level, Reason, Size, Stage, names
+from fx_dagster.decision.rows import DECISION
+from fx_dagster.indicators.catalogue import INDICATOR_NAMES
 
-_LEVEL_REASONS = (
+_LEVEL_REASONS = int(
     Reason.QUOTE_INVALID | Reason.STALE | Reason.MODEL_ABSENT | Reason.MODEL_OUT_OF_RANGE | Reason.UNHEALTHY
     | Reason.ACCOUNT_INVALID | Reason.HALTED | Reason.FEATURES_DRIFTED
 )  # fmt: skip
+_SIZES = tuple(size.name.lower() for size in Size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class DecisionExplanation:
     breakers: tuple[str, ...]
     stage: str
     score: float
+    votes: dict[str, float | None]
+    """Of the indicators, by name; None: still warming up."""
     signals: dict[str, float]
     weights: dict[str, float]
     validation: float
@@ -52,47 +59,61 @@ class DecisionExplanation:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in row.items()}
 
 
-def inputs_hash(inputs: StepInputs, account: AccountState, positions: PositionTable, row: int) -> str:
-    """Return the SHA-256 (hex) of everything that one row's decision was made from, the step's memory aside."""
-    digest = hashlib.sha256(np.array([inputs.time, inputs.trading_day], dtype=np.int64).tobytes())
-    digest.update(np.array([float(value) for value in account], dtype=np.float64).tobytes())
-    for table in (inputs, positions):
-        for array in table:
-            if isinstance(array, np.ndarray):
-                digest.update(np.ascontiguousarray(array[row]).tobytes())
+def inputs_hash(inputs: np.void, account: np.void, position: np.void) -> str:
+    """Return the SHA-256 (hex) of the records that a decision was made from, the step's memory aside."""
+    digest = hashlib.sha256()
+    for record in (account, inputs, position):
+        digest.update(np.frombuffer(record.tobytes(), dtype=np.uint8)[_bytes_of_fields(record.dtype)].tobytes())
     return digest.hexdigest()
 
 
-def explain(
-    symbol: str, row: int, decisions: Decisions, inputs: StepInputs, account: AccountState, positions: PositionTable
-) -> DecisionExplanation:
-    """Return one row of the step's answer as it is kept."""
-    reasons = int(decisions.reasons[row])
-    level, observed = int(decisions.level[row]), int(decisions.observed_level[row])
+@lru_cache(maxsize=64)
+def _bytes_of_fields(dtype: np.dtype[np.void]) -> NDArray[np.int64]:
+    """Return which bytes of a record say something: not those between its fields, nor how often they have changed."""
+    fields = [(offset, kind.itemsize) for name, (kind, offset, *_) in (dtype.fields or {}).items() if name != "version"]
+    return np.concatenate([np.arange(offset, offset + size) for offset, size in sorted(fields)])
+
+
+def explain(symbol: str, out: np.void, inputs: np.void, account: np.void, position: np.void) -> DecisionExplanation:
+    """Return a decision as it is kept.
+
+    Args:
+        symbol: canonical symbol.
+        out: record of :data:`fx_dagster.decision.rows.DECISION`.
+        inputs: the symbol's, as they were then.
+        account: as it was then.
+        position: the symbol's, as it was then.
+    """
+    said = dict(zip(DECISION.names or (), out.item(), strict=True))
+    drift = float(inputs["drift"])
     return DecisionExplanation(
         symbol=symbol,
-        time=int(inputs.time),
-        bar_time=int(inputs.bar_time[row]),
-        action=Action(int(decisions.action[row])).name.lower(),
-        target_lots=float(decisions.target_lots[row]),
-        stop=float(decisions.stop[row]),
-        target=float(decisions.target[row]),
-        level=level,
-        level_reason=level_reason(level, observed, reasons, int(decisions.stage[row])),
-        reasons=names(reasons, Reason),
-        breakers=names(int(decisions.breakers[row]), Breaker),
-        stage=Stage(int(decisions.stage[row])).name.lower(),
-        score=float(decisions.score[row]),
-        signals=dict(zip(PATHS, decisions.signals[row].tolist(), strict=True)),
-        weights=dict(zip(PATHS, decisions.weights[row].tolist(), strict=True)),
-        validation=float(decisions.validation[row]),
-        validation_parts=dict(zip(VALIDATION_PARTS, decisions.validation_parts[row].tolist(), strict=True)),
-        confidence=float(decisions.confidence[row]),
-        kelly=float(decisions.kelly[row]),
-        risk_money=float(decisions.risk_money[row]),
-        sizes={size.name.lower(): float(decisions.sizes[row, size]) for size in Size},
-        drift=float(inputs.drift[row]) if np.isfinite(inputs.drift[row]) else None,
-        inputs_hash=inputs_hash(inputs, account, positions, row),
+        time=int(account["time"]),
+        bar_time=int(inputs["bar_time"]),
+        action=Action(said["action"]).name.lower(),
+        target_lots=said["target_lots"],
+        stop=said["stop"],
+        target=said["target"],
+        level=said["level"],
+        level_reason=level_reason(said["level"], said["observed_level"], said["reasons"], said["stage"]),
+        reasons=names(said["reasons"], Reason),
+        breakers=names(said["breakers"], Breaker),
+        stage=Stage(said["stage"]).name.lower(),
+        score=said["score"],
+        votes={
+            name: vote if math.isfinite(vote) else None
+            for name, vote in zip(INDICATOR_NAMES, inputs["votes"].tolist(), strict=True)
+        },
+        signals=dict(zip(PATHS, said["signals"].tolist(), strict=True)),
+        weights=dict(zip(PATHS, said["weights"].tolist(), strict=True)),
+        validation=said["validation"],
+        validation_parts=dict(zip(VALIDATION_PARTS, said["validation_parts"].tolist(), strict=True)),
+        confidence=said["confidence"],
+        kelly=said["kelly"],
+        risk_money=said["risk_money"],
+        sizes=dict(zip(_SIZES, said["sizes"].tolist(), strict=True)),
+        drift=drift if math.isfinite(drift) else None,
+        inputs_hash=inputs_hash(inputs, account, position),
     )
 
 
@@ -100,7 +121,7 @@ def level_reason(level: int, observed: int, reasons: int, stage: int) -> str:
     """Return in words why the level is not 1; empty at level 1."""
     if level <= Level.FULL_AI:
         return ""
-    found = list(names(reasons & int(_LEVEL_REASONS), Reason))
+    found = list(names(reasons & _LEVEL_REASONS, Reason))
     if stage == Stage.HALT:
         found.append("halted")
     if observed < level:

@@ -1,18 +1,20 @@
 """Packed rows that compiled code runs over: one record a symbol, one for the account, one for the configuration.
 
 A function of the step takes a few records by reference instead of a hundred arrays by value: it compiles in seconds,
-runs in a microsecond, and all that concerns a symbol lies in neighbouring bytes.
+runs in a microsecond, and all that concerns a symbol lies in neighbouring bytes. Prices are quotes of the symbol, money
+is in the account's currency, times are int64 ns UTC.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fx_dagster.decision.arrays import VOTES, AccountState, Decisions, PositionTable, StepInputs
 from fx_dagster.decision.codes import Size
+from fx_dagster.indicators.incremental import VOTES
 
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 Rows = NDArray[np.void]
 
 _F, _I, _B, _S = np.float64, np.int64, np.bool_, np.int8
@@ -34,16 +36,32 @@ INSTRUMENT = np.dtype(
 )
 
 POSITION = np.dtype(
-    [("lots", _F), ("entry_price", _F), ("stop", _F), ("target", _F), ("pending", _B), ("foreign_lots", _F)], align=True
+    [
+        ("lots", _F),  # signed; 0: flat
+        ("entry_price", _F),
+        ("stop", _F),
+        ("target", _F),
+        ("pending", _B),  # an order is on its way or its fate unknown: nothing new is sent
+        ("foreign_lots", _F),  # signed, of manual or foreign positions: counted in all limits, never managed
+    ],
+    align=True,
 )
+"""An open position of this strategy, netted per symbol."""
 
 ACCOUNT = np.dtype(
     [
-        ("time", _I), ("trading_day", _I), ("balance", _F), ("equity", _F), ("margin_used", _F), ("healthy", _B),
-        ("command", _I), ("commission_rate", _F),
+        ("time", _I),  # now, one for all symbols
+        ("trading_day", _I),  # its number: fx_dagster.decision.inputs.trading_day
+        ("balance", _F),
+        ("equity", _F),
+        ("margin_used", _F),
+        ("healthy", _B),  # broker and journal can be reached
+        ("command", _I),  # codes.Command
+        ("commission_rate", _F),  # account currency per dollar of commission; not above 0 or not finite: 1
     ],
     align=True,
-)  # fmt: skip
+)
+"""The account, and the moment of the decision."""
 
 DERIVED = np.dtype(
     [
@@ -63,13 +81,28 @@ DERIVED = np.dtype(
 
 DECISION = np.dtype(
     [
-        ("action", _S), ("target_lots", _F), ("stop", _F), ("target", _F), ("level", _S), ("observed_level", _S),
-        ("reasons", _I), ("breakers", _I), ("stage", _S), ("score", _F), ("signals", _F, (3,)), ("weights", _F, (3,)),
-        ("validation", _F), ("validation_parts", _F, (3,)), ("confidence", _F), ("kelly", _F), ("risk_money", _F),
-        ("sizes", _F, (len(Size),)),
+        ("action", _S),  # codes.Action
+        ("target_lots", _F),  # signed lots that the position shall have
+        ("stop", _F),  # prices; 0 where there is no position to protect
+        ("target", _F),
+        ("level", _S),  # codes.Level
+        ("observed_level", _S),  # the best that this moment's inputs allow; level rises to it only after health
+        ("reasons", _I),  # codes.Reason
+        ("breakers", _I),  # codes.Breaker
+        ("stage", _S),  # codes.Stage
+        ("score", _F),  # combined signal in [-1, 1]
+        ("signals", _F, (3,)),  # of each path, in [-1, 1]
+        ("weights", _F, (3,)),  # of each path in the score; they sum to 1, or are 0 where nothing is known
+        ("validation", _F),
+        ("validation_parts", _F, (3,)),  # traditional, AI, correlation, each in [0, 1]
+        ("confidence", _F),
+        ("kelly", _F),  # fraction of equity at risk that fractional Kelly proposes
+        ("risk_money", _F),  # money lost at the stop, costs included
+        ("sizes", _F, (len(Size),)),  # lots after each step: codes.Size
     ],
     align=True,
-)  # fmt: skip
+)
+"""A decision with what explains it. No field is ever NaN; absent is 0, and a reason bit says so."""
 
 MEMORY = np.dtype(
     [
@@ -94,20 +127,37 @@ MEMORY = np.dtype(
 
 
 def input_dtype(models: int) -> np.dtype[np.void]:
-    """Return the row of inputs with ``models`` model outputs: the fields of :class:`StepInputs` but the scalars.
+    """Return what is known of a symbol at the moment of the decision, with ``models`` model outputs.
 
     ``version`` (≥ 0) is raised by the caller whenever votes, probabilities, confidence, agreement or regime of the row
     have changed; while it stays, the step does not look at them again.
     """
     return np.dtype(
         [
-            ("version", _I), ("active", _B), ("bar_time", _I), ("bid", _F), ("ask", _F), ("atr", _F),
-            ("volatility_short", _F), ("volatility_long", _F), ("spread_median", _F), ("votes", _F, (VOTES,)),
-            ("p_up", _F, (models,)), ("confidence", _F), ("agreement", _F), ("correlation_shift", _F), ("drift", _F),
-            ("conversion", _F), ("regime", _S), ("tradable", _B), ("fresh", _B), ("market_open", _B),
+            ("version", _I),
+            ("active", _B),  # decided now; the others keep their state and get Action.NONE
+            ("bar_time", _I),  # opening of the newest closed base bar; a change of it is what is called a new bar
+            ("bid", _F),
+            ("ask", _F),
+            ("atr", _F),  # ATR 14 of the base timeframe, in price
+            ("volatility_short", _F),  # annualised, of returns over the short and the long window
+            ("volatility_long", _F),
+            ("spread_median", _F),  # running median of ask - bid, in price
+            ("votes", _F, (VOTES,)),  # in [-1, 1]; NaN: absent
+            # Probabilities of a rise; NaN: absent. First the simple models, then the deep ones, then the meta model.
+            ("p_up", _F, (models,)),
+            ("confidence", _F),  # calibrated probability that the score is right; NaN: taken from the score
+            ("agreement", _F),  # what the other symbols say for this one, in [-1, 1] (+ up); NaN: it is alone
+            ("correlation_shift", _F),  # mean absolute change of correlation with the others; NaN: it is alone
+            ("drift", _F),  # of the features from those the models learned on: 0 none … 1 strong; NaN: unknown
+            ("conversion", _F),  # account currency per unit of the symbol's profit currency
+            ("regime", _S),  # codes.Regime
+            ("tradable", _B),  # session open, not halted or close-only, features rebuilt after a gap
+            ("fresh", _B),  # False: the feed is silent although the market is open, an outage
+            ("market_open", _B),  # False: nothing is done, and it is no outage: the level stays as it is
         ],
         align=True,
-    )  # fmt: skip
+    )
 
 
 def state_dtype(horizon_bars: int) -> np.dtype[np.void]:
@@ -147,22 +197,3 @@ def config_row(config: NamedTuple) -> Rows:
     for name, value in config._asdict().items():
         row[name][0] = value
     return row
-
-
-def pack(table: StepInputs | PositionTable, rows: Rows, names: Sequence[str]) -> None:
-    """Copy the columns of a table into packed rows."""
-    for name in names:
-        rows[name] = getattr(table, name)
-
-
-def pack_account(inputs: StepInputs, account: AccountState, row: Rows) -> None:
-    """Write the account and the moment into their record."""
-    row[0] = (
-        inputs.time, inputs.trading_day, account.balance, account.equity, account.margin_used, account.healthy,
-        account.command, account.commission_rate,
-    )  # fmt: skip
-
-
-def decision_views(rows: Rows) -> Decisions:
-    """Return the columns of packed decisions, as views."""
-    return Decisions(**{name: rows[name] for name in Decisions._fields})

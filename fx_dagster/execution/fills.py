@@ -68,8 +68,7 @@ def profit(lots: float, entry: float, price: float, contract_size: float, conver
 @compiled
 def open_profit(lots: float, entry: float, bid: float, ask: float, contract_size: float, conversion: float) -> float:
     """Return the profit of an open position if it were closed at this quote."""
-    price = bid if lots > 0.0 else ask
-    return (price - entry) * lots * contract_size * conversion
+    return profit(lots, entry, bid if lots > 0.0 else ask, contract_size, conversion)
 
 
 @compiled

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fx_dagster.compiled import compiled, inlined
-from fx_dagster.decision.decider import instrument_table
+from fx_dagster.decision.instruments import instrument_table
 from fx_dagster.decision.rows import POSITION, Rows
 from fx_dagster.decision.sizing import floor_steps
 from fx_dagster.decision.step import record_trade
@@ -425,7 +425,11 @@ def _roll_over(ledger: Ledger, time: int) -> None:
 
 @compiled
 def swap_nights_between(since: int, until: int, triple_weekday: int) -> int:
-    """Return the nights' swap that falls due in ``(since, until]`` (ns UTC); see :mod:`fx_dagster.execution.swap`."""
+    """Return the nights' swap that falls due in ``(since, until]`` (ns UTC).
+
+    A rollover at 17:00 New York at the end of a trading day from Monday to Friday counts one night, that of
+    ``triple_weekday`` (Monday = 0 … Friday = 4) three: it pays for the weekend's value dates.
+    """
     return _nights(server_time(until) // DAY_NS, triple_weekday) - _nights(server_time(since) // DAY_NS, triple_weekday)
 
 

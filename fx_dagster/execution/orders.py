@@ -1,75 +1,27 @@
 """Orders: what is asked of the broker, what it answers, and the states between.
 
-``planned → journalled → sent → accepted | rejected | unknown → filled | partial | cancelled``; the table
-:data:`TRANSITIONS` is the whole truth. ``unknown`` (no answer in time) is resolved by asking the broker by
-``client_order_id``, never by sending again; ``not_sent`` and ``held`` are its two other ends. A fill may arrive
-before the acknowledgement.
+An order is journalled before it is sent; an accepted one waits for a quote.
 """
 
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fx_dagster.errors import TradingError
-
 
 class OrderState(StrEnum):
     """Where an order is in its life."""
 
-    PLANNED = "planned"
     JOURNALLED = "journalled"
     SENT = "sent"
     ACCEPTED = "accepted"
     REJECTED = "rejected"
-    UNKNOWN = "unknown"
-    PARTIAL = "partial"
     FILLED = "filled"
     CANCELLED = "cancelled"
-    NOT_SENT = "not_sent"
-    """Asked after a quiet period longer than the broker's worst delay: it never had the order."""
-    HELD = "held"
-    """Beyond doubt's reach; a person decides."""
 
     @property
     def terminal(self) -> bool:
         """Whether nothing can follow."""
-        return not TRANSITIONS[self]
-
-    @property
-    def open(self) -> bool:
-        """Whether the broker may have it or get it: nothing else is sent for the symbol meanwhile."""
-        return self in {OrderState.JOURNALLED, OrderState.SENT, OrderState.ACCEPTED, OrderState.UNKNOWN,
-                        OrderState.PARTIAL, OrderState.HELD}  # fmt: skip
-
-
-_S = OrderState
-TRANSITIONS: dict[OrderState, frozenset[OrderState]] = {
-    _S.PLANNED: frozenset({_S.JOURNALLED, _S.CANCELLED}),
-    _S.JOURNALLED: frozenset({_S.SENT, _S.CANCELLED}),
-    _S.SENT: frozenset({_S.ACCEPTED, _S.REJECTED, _S.UNKNOWN, _S.PARTIAL, _S.FILLED, _S.CANCELLED}),
-    _S.ACCEPTED: frozenset({_S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.UNKNOWN, _S.REJECTED}),
-    _S.UNKNOWN: frozenset({_S.ACCEPTED, _S.REJECTED, _S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.NOT_SENT, _S.HELD}),
-    _S.HELD: frozenset({_S.ACCEPTED, _S.REJECTED, _S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.NOT_SENT}),
-    _S.PARTIAL: frozenset({_S.PARTIAL, _S.FILLED, _S.CANCELLED, _S.UNKNOWN}),
-    _S.REJECTED: frozenset(),
-    _S.FILLED: frozenset(),
-    _S.CANCELLED: frozenset(),
-    _S.NOT_SENT: frozenset(),
-}
-
-
-def transition(current: OrderState, following: OrderState) -> OrderState:
-    """Return ``following`` if an order may go there from ``current``.
-
-    Raises:
-        TradingError: it may not.
-    """
-    if following not in TRANSITIONS[current]:
-        allowed = ", ".join(sorted(TRANSITIONS[current])) or "nothing: it is final"
-        raise TradingError(
-            f"an order cannot go from {current} to {following}", mend=f"from {current} it may go to {allowed}"
-        )
-    return following
+        return self in {OrderState.REJECTED, OrderState.FILLED, OrderState.CANCELLED}
 
 
 class Purpose(StrEnum):
@@ -196,8 +148,3 @@ class Account:
     equity: float
     margin_used: float
     leverage: float
-
-    @property
-    def margin_free(self) -> float:
-        """Equity not bound by positions."""
-        return self.equity - self.margin_used

@@ -46,7 +46,6 @@ from fx_dagster.settings import CostSettings, RiskSettings
 FORMAT = "fx-paper-account-2"
 KEPT_ORDERS = 200
 """Orders whose end is remembered; the journal has all."""
-KEPT_DEALS = 1_000
 EVENTS = 4_096
 
 _REASONS = {
@@ -66,10 +65,10 @@ _WORDS = {
 
 
 class PaperBroker:
-    """An account on paper; implements :class:`fx_dagster.execution.broker.Broker`.
+    """An account on paper. Not thread-safe; one owner.
 
-    Every quote reaches :attr:`ledger` before the decision on it: through :meth:`on_tick`, or because whoever decides
-    works on the ledger itself and calls :meth:`drain` afterwards. Not thread-safe; one owner.
+    Every quote reaches :attr:`ledger` before the decision on it, because whoever decides works on the ledger itself;
+    :meth:`drain` is called afterwards.
 
     Args:
         name: account name.
@@ -98,31 +97,8 @@ class PaperBroker:
             stop_out_level=stop_out_level,
         )  # fmt: skip
         self._results: OrderedDict[int, OrderResult] = OrderedDict()
-        self._deals: list[Deal] = []
 
-    # -- broker protocol -------------------------------------------------------------------------------------------
-
-    async def submit(self, intent: OrderIntent) -> OrderResult:
-        """Take an order; market orders wait for the next quote. A repeated key returns the first one's state."""
-        return self.place(intent)
-
-    async def find(self, client_order_id: int) -> OrderResult | None:
-        """Return what became of an order; None: it was never taken."""
-        return self._results.get(client_order_id)
-
-    async def positions(self) -> Sequence[Position]:
-        """Return the open positions."""
-        return self.open_positions()
-
-    async def account(self) -> Account:
-        """Return the account's money at the last quotes."""
-        return self.money()
-
-    async def deals(self, since_ns: int) -> Sequence[Deal]:
-        """Return kept deals from then on, oldest first."""
-        return tuple(deal for deal in self._deals if deal.time_ns >= since_ns)
-
-    # -- the same without waiting ----------------------------------------------------------------------------------
+    # -- orders and money ------------------------------------------------------------------------------------------
 
     @property
     def balance(self) -> float:
@@ -130,7 +106,7 @@ class PaperBroker:
         return float(self.ledger.money[0]["balance"])
 
     def place(self, intent: OrderIntent) -> OrderResult:
-        """Take an order; see :meth:`submit`."""
+        """Take an order; market orders wait for the next quote. A repeated key returns the first one's state."""
         known = self._results.get(intent.client_order_id)
         if known is not None:
             return known
@@ -164,41 +140,13 @@ class PaperBroker:
             leverage=self._risk.leverage,
         )  # fmt: skip
 
-    def conversion(self, symbol: str) -> float:
-        """Return account currency per unit of the symbol's profit currency; NaN while a quote for it is missing."""
-        return float(ledgers.conversion(self.ledger, self._rows[symbol]))
-
-    def on_tick(
-        self, symbol: str, time_ns: int, bid: float, ask: float, *, continuous: bool = False
-    ) -> tuple[Deal, ...]:
-        """Take a quote: swap that fell due, waiting orders, stops and targets, stop-out. Return the deals it made.
-
-        Args:
-            symbol: canonical symbol.
-            time_ns: ns UTC, not before the quotes already taken.
-            bid: > 0.
-            ask: ≥ bid.
-            continuous: price moved here without a gap from this symbol's last quote (modelled ticks inside a bar).
-
-        Raises:
-            DataError: the quote is impossible; ticks are validated before they come here.
-        """
-        if not (0.0 < bid <= ask < float("inf")):
-            raise DataError(f"{symbol}: quote {bid}/{ask} reached the paper broker", mend="validate ticks first")
-        clock = int(self.ledger.money[0]["clock"])
-        if time_ns < clock:
-            raise DataError(f"quote at {time_ns} after one at {clock}", mend="feed ticks in the order of time")
-        ledgers.quote(self.ledger, self._rows[symbol], time_ns, float(bid), float(ask), continuous)
-        return self.drain()
-
     def drain(self) -> tuple[Deal, ...]:
         """Take over what the ledger has booked since the last call; return the deals among it."""
         money = self.ledger.money[0]
         events = self.ledger.events[: money["events"]]
-        made = [deal for deal in map(self._absorb, events) if deal is not None]
+        made = tuple(deal for deal in map(self._absorb, events) if deal is not None)
         money["events"] = 0
-        self._deals = [*self._deals, *made][-KEPT_DEALS:]
-        return tuple(made)
+        return made
 
     def _absorb(self, event: np.void) -> Deal | None:
         key = int(event["key"])
@@ -220,7 +168,7 @@ class PaperBroker:
 
     def snapshot(self) -> bytes:
         """Return everything that a restart needs, as bytes; call :meth:`drain` before."""
-        results = [asdict(result) | {"deals": []} for result in list(self._results.values())]
+        results = [asdict(result) | {"deals": []} for result in self._results.values()]
         facts = {"kind": FORMAT, "symbols": self._symbols, "results": json.loads(json.dumps(results))}
         return snapshot.pack(self._arrays(), facts)
 
@@ -248,7 +196,6 @@ class PaperBroker:
         ledgers.restore_open_rows(self.ledger)
         results = [_result(row) for row in facts["results"]]
         self._results = OrderedDict((result.client_order_id, result) for result in results)
-        self._deals = []
 
     def _demand_traded(self, known: Sequence[str], there: Mapping[str, Rows]) -> None:
         held = (there["positions"]["lots"] != 0) | (there["helds"]["order"] != Order.NONE)

@@ -39,13 +39,6 @@ class WalkForward:
     folds: tuple[Fold, ...]
     holdout: Fold | None
 
-    def fold_of_row(self, rows: int) -> NDArray[np.int32]:
-        """Return the fold (int32 ``[rows]``) in which each row is tested; -2 where in none, -1 in the holdout."""
-        owner = np.full(rows, -2, dtype=np.int32)
-        for fold in (*self.folds, *((self.holdout,) if self.holdout else ())):
-            owner[fold.test] = fold.fold
-        return owner
-
 
 def walk_forward(
     time: Int64, end_time: Int64, *, folds: int, embargo_ns: int, holdout_share: float = 0.0

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from fx_dagster.errors import UnknownSymbolError
 from fx_dagster.market.sessions import FX_SESSION, METAL_SESSION, Session
 
-CANONICAL_SYMBOL = re.compile(r"[A-Z][A-Z0-9]{2,11}")
-"""Names used inside, and in paths and queries."""
-
 BROKER_SYMBOL = re.compile(r"(?!.*\.\.)[A-Za-z0-9#_][A-Za-z0-9#_.+-]{0,28}")
 """Names a broker may use: at most 29 characters, nothing that a path, a query or a shell would read as its own."""
 
@@ -55,11 +52,6 @@ class Instrument:
     margin_rate: float
     typical_spread_points: float
     session: Session
-
-    @property
-    def pip(self) -> float:
-        """Price of a pip: ten points of a price with fractional pips (3 or 5 digits) and of metals, else one point."""
-        return self.point * 10 if self.digits in {3, 5} or self.session is METAL_SESSION else self.point
 
 
 # Minor currencies that retail brokers quote; ISO 4217.
@@ -215,17 +207,11 @@ class SymbolResolver:
             plain = name == symbol and symbol not in chosen.values()
             if symbol not in self._broker or plain:
                 self._broker[symbol] = name
-        self._unresolved = tuple(name for name in names if name not in self._canonical)
 
     @property
     def symbols(self) -> tuple[str, ...]:
         """Canonical symbols the broker has, sorted."""
         return tuple(sorted(self._broker))
-
-    @property
-    def unresolved(self) -> tuple[str, ...]:
-        """Broker names that stand for no known symbol."""
-        return self._unresolved
 
     def canonical(self, broker_name: str) -> str:
         """Return the canonical symbol of a broker's name.

@@ -104,27 +104,6 @@ class Session:
         total = self._open_until(to_server(end), intervals) - self._open_until(to_server(start), intervals)
         return np.maximum(total, 0)
 
-    def next_open(self, time: int) -> int:
-        """Return the first moment at or after ``time`` (ns UTC) at which the market is surely open."""
-        server = int(to_server(np.array([time]))[0])
-        intervals = self._intervals_around(np.array([time, time + 2 * WEEK_NS]))
-        ahead = intervals[intervals[:, 1] > server]
-        return int(from_server(np.array([max(int(ahead[0, 0]), server)]))[0])
-
-    def next_close(self, time: int) -> int:
-        """Return the end (ns UTC) of the open interval that holds ``time`` or, when closed, of the next one."""
-        server = int(to_server(np.array([time]))[0])
-        intervals = self._intervals_around(np.array([time, time + 2 * WEEK_NS]))
-        ahead = intervals[intervals[:, 1] > server]
-        return int(from_server(ahead[:1, 1])[0])
-
-    def previous_close(self, time: int) -> int:
-        """Return the last moment (ns UTC) up to which the market was surely open; ``time`` itself while open."""
-        server = int(to_server(np.array([time]))[0])
-        intervals = self._intervals_around(np.array([time - 2 * WEEK_NS, time]))
-        behind = intervals[intervals[:, 0] < server]
-        return int(from_server(np.array([min(int(behind[-1, 1]), server)]))[0])
-
     def edges(self, start: int, end: int) -> Int64:
         """Return the moments (ns UTC, ascending) at which the market surely opens, closes, opens, … in a window.
 
@@ -201,20 +180,6 @@ FX_SESSION = Session("fx")
 
 METAL_SESSION = Session("metal", week_open_ns=HOUR_NS, break_ns=(0, HOUR_NS), good_friday=True)
 """As currencies, with a break from 17:00 to 18:00 New York, and closed on Good Friday."""
-
-
-def trading_day(time: Int64) -> NDArray[np.datetime64]:
-    """Return the trading day (``datetime64[D]``, turning at 17:00 New York) that each time (ns UTC) falls in."""
-    return to_server(_as_int64(time)).astype("datetime64[ns]").astype("datetime64[D]")
-
-
-def trading_days_between(start: int, end: int) -> int:
-    """Return how many trading days (Monday to Friday, holidays included) begin in ``[start, end)`` (ns UTC)."""
-    edges = to_server(np.array([start, end]))
-    first, last = -(-edges // DAY_NS)
-    return int(
-        np.busday_count(np.int64(first).astype("datetime64[D]"), np.int64(max(first, last)).astype("datetime64[D]"))
-    )
 
 
 def _joined(intervals: Int64) -> Int64:

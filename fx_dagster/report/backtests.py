@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from fx_dagster.backtest.ab import Difference as PairedDifference
 from fx_dagster.backtest.ab import compare
-from fx_dagster.backtest.replay import BacktestResult
+from fx_dagster.backtest.result import BacktestResult
 from fx_dagster.report.statistics import wilson_accuracy
 from fx_dagster.report.summary import BacktestSummary, Difference, DifferenceName, Interval, Performance
 

@@ -18,4 +18,4 @@ CREATE INDEX decision_symbol ON decision (account, symbol, time_ns);
 COMMENT ON TABLE decision IS 'Decisions worth a record; the key is what makes a second one impossible.';
 COMMENT ON COLUMN decision.number IS 'Counts every decision of the session from 1, the ones without a record too.';
 COMMENT ON COLUMN decision.time_ns IS 'Market time of the decision.';
-COMMENT ON COLUMN decision.kind IS 'bar: a base bar closed; move: the price moved far; tick: any other tick; order: a command.';
+COMMENT ON COLUMN decision.kind IS 'bar: a base bar closed; move: the price moved far; retry: the models had not answered; tick: any other; command: a person''s.';

@@ -102,6 +102,20 @@ def test_the_commands_show_tables(evaluated, capsys):
     assert "control" in capsys.readouterr().out
 
 
+def test_the_ticks_are_replayed_through_the_live_loop(evaluated, capsys):
+    assert cli.run(["backtest", "--ticks", "--json"]) == 0
+    on_ticks = json.loads(capsys.readouterr().out)
+    assert cli.run(["backtest", "--json"]) == 0
+    on_bars = json.loads(capsys.readouterr().out)
+    assert (on_ticks["start"], on_ticks["end"]) == (on_bars["start"], on_bars["end"])
+    for side in ("system", "control"):
+        bars, ticks = on_bars[side], on_ticks[side]
+        assert ticks["trades"] > 10
+        assert ticks["max_drawdown"] < 0.12
+        # The same step on the same prices: entries inside a bar come on top, nothing else is decided otherwise.
+        assert abs(ticks["net_return"] - bars["net_return"]) < 0.1
+
+
 def judged(installation):
     """Run the checks of the stress test alone."""
     job = dg.define_asset_job(

@@ -5,9 +5,11 @@ import pytest
 
 from fx_dagster.backtest.prepare import RETURNS_BARS, prepare
 from fx_dagster.backtest.replay import replay
-from fx_dagster.decision.arrays import AccountState
 from fx_dagster.decision.codes import Action, Command
-from fx_dagster.decision.decider import DecisionStep
+from fx_dagster.decision.rows import ACCOUNT, DECISION, POSITION, config_row
+from fx_dagster.decision.state import new_state
+from fx_dagster.decision.step import decide, record_trade
+from fx_dagster.execution.ledger import quote
 from fx_dagster.execution.orders import OrderIntent, Purpose, client_order_id
 from fx_dagster.execution.paper import PaperBroker
 from fx_dagster.market.instruments import instrument
@@ -24,17 +26,16 @@ class Session:
     def __init__(self, history, config):
         self.market, self.symbol = history.market, history.symbols[0]
         self.paper = PaperBroker("paper", history.instruments, RiskSettings(), CostSettings())
-        self.step = DecisionStep(config, history.instruments, leverage=30.0)
-        self.positions = self.step.empty_positions()
+        self.config, self.state = config_row(config), new_state(1, config.horizon_bars)
+        self.positions, self.account, self.out = np.zeros(1, POSITION), np.zeros(1, ACCOUNT), np.zeros(1, DECISION)
         self.deals = []
 
     def run(self, ticks):
         for row in range(len(self.market.time)):
             for point, tick in enumerate(ticks[4 * row : 4 * row + 4]):
-                made = self.paper.on_tick(
-                    self.symbol, int(tick["time"]), float(tick["bid"]), float(tick["ask"]), continuous=point > 0
-                )
-                self.learn(made)
+                time, bid, ask = int(tick["time"]), float(tick["bid"]), float(tick["ask"])
+                quote(self.paper.ledger, 0, time, bid, ask, point > 0)
+                self.learn(self.paper.drain())
             self.decide(row)
 
     def learn(self, deals):
@@ -42,33 +43,34 @@ class Session:
             self.deals.append(deal)
             if deal.closing:
                 entry = next(other for other in reversed(self.deals) if not other.closing)
-                self.step.record_trade(deal.profit + deal.swap - deal.commission - entry.commission, deal.risk_money)
+                result = deal.profit + deal.swap - deal.commission - entry.commission
+                record_trade(self.state.memory[0], result, deal.risk_money)
 
     def decide(self, row):
-        known = self.market.inputs[row]
-        inputs = self.step.empty_inputs()
-        for name in set(known.dtype.names) - {"version"}:
-            getattr(inputs, name)[:] = known[name]
-        inputs = inputs._replace(time=int(self.market.close_time[row]), trading_day=int(self.market.trading_day[row]))
-        for column in self.positions:
-            column[:] = 0
-        for position in self.paper.open_positions():
-            self.positions.lots[0], self.positions.entry_price[0] = position.lots, position.entry_price
-            self.positions.stop[0], self.positions.target[0] = position.stop, position.target
-        money = self.paper.money()
-        account = AccountState(money.balance, money.equity, money.margin_used, True, int(Command.RUN))
-        out = self.step.decide(inputs, account, self.positions, self.market.returns[row + 1 : row + 1 + RETURNS_BARS])
-        action = Action(int(out.action[0]))
+        inputs = self.market.inputs[row].copy()
+        inputs["version"] = row
+        self.positions[:] = np.zeros(1, POSITION)
+        for held in self.paper.open_positions():
+            self.positions[0] = (held.lots, held.entry_price, held.stop, held.target, False, 0.0)
+        money, time = self.paper.money(), int(self.market.close_time[row])
+        self.account[0] = (
+            time, self.market.trading_day[row], money.balance, money.equity, money.margin_used, True, Command.RUN, 1.0,
+        )  # fmt: skip
+        decide(
+            self.config, self.paper.ledger.table, inputs, self.account, self.positions, *self.state, self.out,
+            len(self.paper.open_positions()), self.market.returns[row + 1 : row + 1 + RETURNS_BARS],
+        )  # fmt: skip
+        action = Action(int(self.out["action"][0]))
         if action is not Action.NONE:
-            self.send(action, inputs, out)
+            self.send(action, int(inputs["bar_time"][0]), time)
 
-    def send(self, action, inputs, out):
-        held = float(self.positions.lots[0])
-        lots = {Action.OPEN: float(out.target_lots[0]), Action.CLOSE: -held, Action.MODIFY: 0.0}[action]
-        key = client_order_id("paper", "1", self.symbol, int(inputs.bar_time[0]), PURPOSES[action])
+    def send(self, action, bar_time, time):
+        out, held = self.out[0], float(self.positions["lots"][0])
+        lots = {Action.OPEN: float(out["target_lots"]), Action.CLOSE: -held, Action.MODIFY: 0.0}[action]
+        key = client_order_id("paper", "1", self.symbol, bar_time, PURPOSES[action])
         self.paper.place(
-            OrderIntent(key, "paper", self.symbol, PURPOSES[action], lots, float(out.stop[0]), float(out.target[0]),
-                        int(inputs.time) - 1, 0, float(out.risk_money[0]))
+            OrderIntent(key, "paper", self.symbol, PURPOSES[action], lots, float(out["stop"]), float(out["target"]),
+                        time - 1, 0, float(out["risk_money"]))
         )  # fmt: skip
 
 

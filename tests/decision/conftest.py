@@ -1,59 +1,96 @@
 """A decision step on EURUSD (and others) whose inputs say "enter long" until a test says otherwise."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fx_dagster.decision.arrays import AccountState, Decisions, PositionTable, StepInputs
-from fx_dagster.decision.codes import Action, Command, Reason
-from fx_dagster.decision.config import StepConfig, step_config
-from fx_dagster.decision.decider import DecisionStep
-from fx_dagster.market.instruments import instrument
+from fx_dagster import snapshot
+from fx_dagster.decision.codes import Command, Reason
+from fx_dagster.decision.config import StepConfig, checked, step_config
+from fx_dagster.decision.instruments import instrument_table
+from fx_dagster.decision.rows import ACCOUNT, DECISION, POSITION, config_row, input_dtype
+from fx_dagster.decision.state import new_state
+from fx_dagster.decision.step import decide, end_halt, record_trade
+from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.timeframes import HOUR_NS
 from fx_dagster.settings import CostSettings, RiskSettings
 
 START = 1_700_000_000 * 1_000_000_000 // HOUR_NS * HOUR_NS
-ENTERED = Action.OPEN
+ABSENT = ("atr", "bid", "ask", "volatility_short", "volatility_long", "spread_median", "votes", "p_up", "confidence",
+          "agreement", "correlation_shift", "drift", "conversion")  # fmt: skip
 
 
-@dataclass
 class Bench:
-    """A step with its inputs, account and positions, and a clock that moves a bar at a time."""
+    """The step over packed rows, whose fields are attributes here, and a clock that moves a bar at a time."""
 
-    step: DecisionStep
-    inputs: StepInputs
-    positions: PositionTable
-    equity: float = 10_000.0
-    balance: float = 10_000.0
-    margin_used: float = 0.0
-    healthy: bool = True
-    command: int = Command.RUN
-    commission_rate: float = 1.0
-    returns: np.ndarray | None = None
-    bar: int = 0
+    def __init__(self, config: StepConfig, items: Sequence[Instrument]) -> None:
+        n = len(items)
+        self.symbols = tuple(item.symbol for item in items)
+        self.configure(config)
+        self.table = instrument_table(items, 30.0)
+        inputs = input_dtype(config.simple_models + config.deep_models + int(config.meta))
+        self._inputs, self._positions, self._out = np.zeros(n, inputs), np.zeros(n, POSITION), np.zeros(n, DECISION)
+        self.inputs, self.positions, self.out = (
+            rows.view(np.recarray) for rows in (self._inputs, self._positions, self._out)
+        )
+        self.inputs.active[:] = self.inputs.market_open[:] = True
+        for name in ABSENT:
+            self.inputs[name] = np.nan
+        self.account = np.zeros(1, ACCOUNT)
+        self.states, self.memory = new_state(n, config.horizon_bars)
+        self.returns = np.zeros((0, n))
+        self.equity = self.balance = 10_000.0
+        self.margin_used, self.commission_rate = 0.0, 1.0
+        self.healthy, self.command = True, Command.RUN
+        self.bar = 0
 
-    def decide(self, *, bars: int = 1, seconds: float = 0.0, day: int | None = None) -> Decisions:
+    def configure(self, config: StepConfig) -> None:
+        self.config = checked(config)
+        self._config = config_row(config)
+
+    def decide(self, *, bars: int = 1, seconds: float = 0.0, day: int | None = None) -> np.recarray:
+        """Decide all active rows; what is returned is written again by the next call."""
         self.bar += bars
         self.inputs.bar_time[:] = START + (self.bar - 1) * HOUR_NS
-        moment = START + self.bar * HOUR_NS + int(seconds * 1e9)
-        self.inputs = self.inputs._replace(time=moment, trading_day=self.bar // 24 if day is None else day)
-        account = AccountState(
-            self.balance, self.equity, self.margin_used, self.healthy, int(self.command), self.commission_rate
-        )
-        return self.step.decide(self.inputs, account, self.positions, self.returns)
+        # A test may have changed anything: what was derived from the last inputs is not used again.
+        self.inputs.version[:] += 1
+        self.account[0] = (
+            START + self.bar * HOUR_NS + int(seconds * 1e9), self.bar // 24 if day is None else day, self.balance,
+            self.equity, self.margin_used, self.healthy, int(self.command), self.commission_rate,
+        )  # fmt: skip
+        decide(
+            self._config, self.table, self._inputs, self.account, self._positions, self.states, self.memory, self._out,
+            int(np.count_nonzero(self._positions["lots"])), self.returns,
+        )  # fmt: skip
+        return self.out
 
     def hold(self, lots: float, *, row: int = 0, stop: float = 1.0, target: float = 2.0, entry: float = 1.1) -> None:
         self.positions.lots[row], self.positions.entry_price[row] = lots, entry
         self.positions.stop[row], self.positions.target[row] = stop, target
 
-    def reasons(self, decisions: Decisions, row: int = 0) -> Reason:
-        return Reason(int(decisions.reasons[row]))
+    def record_trade(self, result: float, risk_money: float) -> None:
+        record_trade(self.memory[0], result, risk_money)
+
+    def resume(self, equity: float) -> None:
+        end_halt(self.memory[0], self.states, equity)
+
+    def reasons(self, out: np.recarray, row: int = 0) -> Reason:
+        return Reason(int(out.reasons[row]))
+
+    def snapshot(self) -> bytes:
+        return snapshot.pack(self._remembered(), {})
+
+    def restore(self, data: bytes) -> None:
+        _, found = snapshot.unpack(data)
+        snapshot.fill(self._remembered(), found, [(row, row) for row in range(len(self.symbols))])
+
+    def _remembered(self) -> dict[str, np.ndarray]:
+        return {"inputs": self._inputs, "states": self.states, "memory": self.memory}
 
 
-def fill(inputs: StepInputs, row: int, *, price: float, point: float) -> None:
+def fill(inputs: np.recarray, row: int, *, price: float, point: float) -> None:
     """Say "long": all votes and models up, quiet market, ATR of 100 points, spread of 10."""
     inputs.bid[row], inputs.ask[row] = price, price + 10 * point
     inputs.atr[row] = 100 * point
@@ -72,13 +109,11 @@ def bench() -> Callable[..., Bench]:
         **changes: Any,
     ) -> Bench:  # fmt: skip
         config = step_config(RiskSettings(**(risk or {})), CostSettings(), paper=paper, **(models or {}))
-        config = config._replace(**changes)
         items = [instrument(symbol) for symbol in symbols or ("EURUSD",)]
-        step = DecisionStep(config, items, leverage=30)
-        inputs = step.empty_inputs()
+        made = Bench(config._replace(**changes), items)
         for row, item in enumerate(items):
-            fill(inputs, row, price=1.1 if item.digits == 5 else 1_900.0, point=item.point)
-        return Bench(step, inputs, step.empty_positions())
+            fill(made.inputs, row, price=1.1 if item.digits == 5 else 1_900.0, point=item.point)
+        return made
 
     return make
 
@@ -86,8 +121,3 @@ def bench() -> Callable[..., Bench]:
 @pytest.fixture
 def config() -> StepConfig:
     return step_config(RiskSettings(), CostSettings(), paper=True)
-
-
-@pytest.fixture
-def nan() -> float:
-    return float(np.nan)

@@ -23,7 +23,7 @@ def eager(bench, *symbols, **risk):
     b.inputs.regime[:] = Regime.BULL
     # All symbols alike, whatever their names: prices, and a profit currency that is worth one dollar.
     b.inputs.bid[:], b.inputs.ask[:], b.inputs.atr[:] = 1.1, ASK, 0.001
-    b.step.table["point"] = 0.00001
+    b.table["point"] = 0.00001
     return b
 
 

@@ -7,15 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fx_dagster.decision.decider import instrument_table
+from fx_dagster.decision.instruments import instrument_table
 from fx_dagster.decision.portfolio import (
     BOOK,
     KNOWN_ROWS_MIN,
     currency_room,
-    cvar,
     known_correlation,
     shared_margin,
-    value_at_risk,
+    tail_risk,
 )
 from fx_dagster.market.instruments import instrument
 
@@ -40,31 +39,37 @@ def shared(i, direction, returns=NO_RETURNS, limit=0.8, **exposure):
     return shared_margin(TABLE, *book_of(**exposure), returns, i, direction, limit)
 
 
-def test_cvar_of_one_to_five():
-    losses = np.array([3.0, 1.0, 5.0, 2.0, 4.0])
-    assert cvar(losses, 0.7) == pytest.approx(4.6667, abs=5e-5)
-    assert value_at_risk(losses, 0.7) == 4.0
-    assert cvar(losses, 0.8) == pytest.approx(5.0)
-    assert value_at_risk(losses, 0.8) == 4.0
-    assert cvar(losses, 0.0) == pytest.approx(3.0)
-    assert value_at_risk(losses, 0.0) == 1.0
+def tails(losses, level):
+    return tail_risk(losses, np.zeros(len(losses)), 0.0, level, level)
+
+
+@pytest.mark.parametrize(("level", "value_at_risk", "cvar"), [(0.7, 4.0, 4.6667), (0.8, 4.0, 5.0), (0.0, 1.0, 3.0)])
+def test_tails_of_one_to_five(level, value_at_risk, cvar):
+    assert tails(np.array([3.0, 1.0, 5.0, 2.0, 4.0]), level) == pytest.approx((value_at_risk, cvar), abs=5e-5)
 
 
 def test_a_hundred_losses_have_one_beyond_99_percent():
-    losses = np.arange(1.0, 101.0)
-    assert value_at_risk(losses, 0.99) == 99.0
-    assert cvar(losses, 0.99) == pytest.approx(100.0)
+    assert tails(np.arange(1.0, 101.0), 0.99) == (99.0, pytest.approx(100.0))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.sampled_from([0.5, 0.7, 0.9, 0.975, 0.99]))
 def test_tails_agree_with_their_definitions(values, level):
     losses = np.array(values)
-    assert value_at_risk(losses, level) == np.quantile(losses, level, method="inverted_cdf")
+    value_at_risk, cvar = tails(losses, level)
+    assert value_at_risk == np.quantile(losses, level, method="inverted_cdf")
     # Rockafellar and Uryasev: the least of a + E[(loss - a)+] / (1 - level), reached at one of the losses.
     least = min(a + np.maximum(losses - a, 0.0).mean() / (1 - level) for a in losses)
-    assert cvar(losses, level) == pytest.approx(least, rel=1e-9, abs=1e-6)
-    assert cvar(losses, level) >= value_at_risk(losses, level) - 1e-6
+    assert cvar == pytest.approx(least, rel=1e-9, abs=1e-6)
+    assert cvar >= value_at_risk - 1e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=60), st.floats(0.0, 10.0))
+def test_an_entry_adds_its_losses_to_those_of_the_book(moves, lots):
+    losses, added = (np.array(values) for values in zip(*moves, strict=True))
+    assert tail_risk(losses, added, lots, 0.9, 0.8) == (tails(losses + lots * added, 0.9)[0],
+                                                        tails(losses + lots * added, 0.8)[1])  # fmt: skip
 
 
 def test_currencies_are_numbered_alike_and_metals_are_among_them():

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Size, Stage
 from fx_dagster.decision.config import traditional_control
-from fx_dagster.errors import DataError, SettingsError
-from fx_dagster.market.instruments import instrument
 
 ONCE = [HealthCheck.function_scoped_fixture]
 
@@ -72,7 +70,7 @@ def test_a_real_account_without_an_edge_does_not_trade(bench):
 def test_an_edge_is_traded_up_to_the_risk_limit(bench):
     b = bench(paper=False)
     for number in range(100):
-        b.step.record_trade(-1.0 if number % 5 < 2 else 1.5, 1.0)
+        b.record_trade(-1.0 if number % 5 < 2 else 1.5, 1.0)
     out = b.decide()
     # 60 % wins at 1.5 to 1: full Kelly a third, a quarter of it, shrunk by 100 of 130 trades.
     assert out.kelly[0] == pytest.approx(0.25 / 3 * 100 / 130)
@@ -185,7 +183,7 @@ def test_an_answer_out_of_range_is_discarded(bench):
 
 def test_the_control_ignores_the_models(bench):
     b, c = bench(), bench()
-    c.step = type(c.step)(traditional_control(c.step.config), [instrument("EURUSD")], leverage=30)
+    c.configure(traditional_control(c.config))
     c.inputs.p_up[0] = 0.0
     ours, control = b.decide(), c.decide()
     assert ours.level[0] == Level.SIMPLE_AI
@@ -269,7 +267,7 @@ def test_size_follows_the_calibrated_confidence(bench, confidence, factor):
 
 def test_confidence_beyond_its_cap_is_cut(bench):
     b = full(bench)
-    b.step = type(b.step)(b.step.config._replace(confidence_factor=3.0), [instrument("EURUSD")], leverage=30)
+    b.configure(b.config._replace(confidence_factor=3.0))
     b.inputs.confidence[0] = 0.9
     out = b.decide()
     assert out.sizes[0, Size.CONFIDENCE] == pytest.approx(2.0 * out.sizes[0, Size.VOLATILITY])
@@ -321,11 +319,11 @@ def test_weights_follow_the_recent_log_loss_of_each_path(bench):
         b.inputs.bid[0] = 1.1 + 0.0005 * bar
         b.inputs.ask[0] = b.inputs.bid[0] + 0.0001
         out = b.decide()
-    loss = b.step.state.rows["log_loss"][0]
+    loss = b.states["log_loss"][0]
     # Simple models were right, votes wrong, deep ones said nothing.
     assert loss[1] < loss[2] < loss[0]
     assert before == pytest.approx([1 / 3] * 3)
-    expected = np.exp(-b.step.config.loss_sharpness * loss)
+    expected = np.exp(-b.config.loss_sharpness * loss)
     assert out.weights[0] == pytest.approx(expected / expected.sum())
 
 
@@ -489,7 +487,7 @@ def test_halt_flattens_and_waits_for_a_person(bench):
     b.hold(0.0)
     for _ in range(100):
         assert b.decide().stage[0] == Stage.HALT
-    b.step.resume(8_900.0)
+    b.resume(8_900.0)
     b.decide()
     b.decide()
     assert b.decide().action[0] == Action.OPEN
@@ -523,17 +521,17 @@ def test_daily_loss_breaker_lasts_its_hours(bench):
 def test_loss_streak_breaker_counts_again_from_the_trip(bench):
     b = bench()
     for _ in range(5):
-        b.step.record_trade(-1.0, 0.0)
+        b.record_trade(-1.0, 0.0)
     assert not tripped(b.decide())
-    b.step.record_trade(-1.0, 0.0)
+    b.record_trade(-1.0, 0.0)
     assert tripped(b.decide()) == Breaker.LOSS_STREAK
     for _ in range(23):
         assert tripped(b.decide()) == Breaker.LOSS_STREAK
     assert not tripped(b.decide())
     for _ in range(5):
-        b.step.record_trade(-1.0, 0.0)
-    b.step.record_trade(1.0, 0.0)
-    b.step.record_trade(-1.0, 0.0)
+        b.record_trade(-1.0, 0.0)
+    b.record_trade(1.0, 0.0)
+    b.record_trade(-1.0, 0.0)
     assert not tripped(b.decide())
 
 
@@ -607,16 +605,16 @@ def test_no_input_brings_a_nan_into_a_decision(bench, data):
             b.equity, b.margin_used = data.draw(numbers), data.draw(numbers)
         b.positions.foreign_lots[0] = data.draw(numbers)
         out = b.decide()
-        for name, array in zip(out._fields, out, strict=True):
-            assert np.isfinite(array).all(), name
+        for name in out.dtype.names:
+            assert np.isfinite(out[name]).all(), name
         if out.action[0] == Action.OPEN:
             assert out.stop[0] > 0
             assert out.target[0] > 0
             assert abs(out.target_lots[0]) >= 0.01
             assert (out.stop[0] < b.inputs.ask[0]) == (out.target_lots[0] > 0)
-    for name in b.step.state.memory.dtype.names:
-        assert np.isfinite(b.step.state.memory[name]).all(), name
-    assert np.isfinite(b.step.state.rows["log_loss"]).all()
+    for name in b.memory.dtype.names:
+        assert np.isfinite(b.memory[name]).all(), name
+    assert np.isfinite(b.states["log_loss"]).all()
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=ONCE)
@@ -649,55 +647,15 @@ def test_the_same_inputs_give_the_same_decisions_after_a_restart(bench):
             b.inputs.bid[0] = 1.1 + noise[15] / 1_000
             b.inputs.ask[0] = b.inputs.bid[0] + 0.0001
             b.equity = 10_000 + 150 * noise[16]
-            b.step.record_trade(noise[17], 1.0)
-            said.append([array.copy() for array in b.decide()])
+            b.record_trade(noise[17], 1.0)
+            said.append(b.decide().tobytes())
         return said
 
     tape = rng.uniform(-1, 1, size=(80, 18))
     expected = play(whole, tape)
     first = play(half, tape[:40])
     other = bench("EURUSD", "XAUUSD")
-    other.step.restore(half.step.snapshot())
+    other.restore(half.snapshot())
     other.bar = half.bar
-    for ours, theirs in zip(expected, first + play(other, tape[40:]), strict=True):
-        for one, two in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(one, two)
-    assert whole.step.snapshot() == other.step.snapshot()
-
-
-def test_warm_up_leaves_no_trace(bench):
-    b = bench()
-    before = b.step.snapshot()
-    b.step.warm_up()
-    assert b.step.snapshot() == before
-
-
-def test_shapes_and_types_are_checked(bench):
-    b = bench()
-    b.inputs = b.inputs._replace(votes=np.zeros((1, 12)))
-    with pytest.raises(DataError, match=r"votes.*\(1, 13\)"):
-        b.decide()
-    b = bench()
-    b.inputs = b.inputs._replace(atr=np.zeros(1, dtype=np.float32))
-    with pytest.raises(DataError, match="atr"):
-        b.decide()
-
-
-def test_a_symbol_twice_is_refused(bench):
-    with pytest.raises(SettingsError, match="twice"):
-        bench("EURUSD", "EURUSD")
-
-
-@pytest.mark.parametrize(
-    "returns", [np.zeros((240, 2)), np.zeros(240), np.zeros((240, 1), dtype=np.float32), np.zeros((480, 1))[::2]]
-)
-def test_returns_are_checked(bench, returns):
-    b = bench()
-    b.returns = returns
-    with pytest.raises(DataError, match="returns"):
-        b.decide()
-
-
-def test_resuming_needs_equity(bench):
-    with pytest.raises(DataError, match="equity"):
-        bench().step.resume(math.nan)
+    assert first + play(other, tape[40:]) == expected
+    assert whole.snapshot() == other.snapshot()

@@ -4,12 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fx_dagster.decision.arrays import PositionTable, StepInputs
 from fx_dagster.decision.codes import Action
 from fx_dagster.decision.config import step_config
-from fx_dagster.decision.decider import instrument_table
+from fx_dagster.decision.instruments import instrument_table
 from fx_dagster.decision.rows import ACCOUNT, DECISION, POSITION, config_row, input_dtype
-from fx_dagster.decision.state import DecisionState, forget_derived, new_state, restore, snapshot
+from fx_dagster.decision.state import forget_derived, new_state
 from fx_dagster.decision.step import decide, decide_rows
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS
@@ -34,7 +33,7 @@ class Desk:
             self.inputs[name] = np.nan
         for row, item in enumerate(instrument(symbol) for symbol in SYMBOLS):
             price = {"USDJPY": 150.0, "XAUUSD": 1_900.0}.get(item.symbol, 1.1)
-            fill(Columns(self.inputs), row, price=price, point=item.point)
+            fill(self.inputs.view(np.recarray), row, price=price, point=item.point)
         self.inputs["conversion"] = 1.0, 1.0, 1 / 150, 1.0
         self.inputs["market_open"] = self.inputs["active"] = True
         self.inputs["bar_time"] = START
@@ -75,16 +74,6 @@ def bits(rows, prefix=""):
         else:
             found[prefix + name] = np.ascontiguousarray(rows[name]).tobytes()
     return found
-
-
-class Columns:
-    """Fields of rows as attributes."""
-
-    def __init__(self, rows):
-        self._rows = rows
-
-    def __getattr__(self, name):
-        return self._rows[name]
 
 
 def change(desk, rng, row):
@@ -239,21 +228,3 @@ def test_no_nan_anywhere_brings_a_nan_or_an_entry_out_of_nowhere(data):
         assert np.isfinite([*needed, *(account[name] for name in ("balance", "equity", "margin_used"))]).all()
         assert desk.out["stop"][row] > 0
         assert abs(desk.out["target_lots"][row]) * 100 >= 1
-
-
-def test_packed_rows_have_the_fields_of_the_tables():
-    names = set(input_dtype(2).names)
-    assert names - {"version"} == set(StepInputs._fields) - {"time", "trading_day"}
-    assert set(POSITION.names) == set(PositionTable._fields)
-
-
-def test_a_state_that_is_new_has_nothing_derived():
-    assert (new_state(2, 12).rows["derived"]["version"] == -1).all()
-
-
-def test_a_restored_state_derives_anew():
-    desk = Desk()
-    desk.decide_rows(range(N))
-    again = restore(snapshot(DecisionState(desk.states, desk.memory), SYMBOLS), SYMBOLS, 12)
-    assert (again.rows["derived"]["version"] == -1).all()
-    assert (again.rows["level"] == 1).all()

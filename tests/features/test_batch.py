@@ -84,6 +84,19 @@ def test_no_feature_knows_what_comes_later(h4, peers, seed, style, share):
     assert result.rows > 400
 
 
+@pytest.mark.parametrize("name", TOGETHER.names)
+def test_a_bar_of_foresight_in_any_feature_is_found_and_named(h4, peers, name):
+    frames = h4(900)
+
+    def foreseeing(bars, others):
+        found = compute_features(bars, TOGETHER, instrument=EURUSD, peers=others)
+        return found.assign(**{name: found[name].shift(-1)})
+
+    cuts = [int(bar_close(frames[H4]["time"].to_numpy(), H4)[row]) for row in (750, 820)]
+    result = look_ahead(frames, foreseeing, H4, cuts=cuts, peers=peers)
+    assert set(result.offending) == {name}
+
+
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 2**31), start_day=st.integers(1, 100))
 def test_memory_bars_of_each_timeframe_give_what_all_history_gives(h4, seed, start_day):

@@ -65,14 +65,13 @@ def test_training_expands_and_the_order_of_rows_does_not_matter(seed):
         assert set(one.test) == set(order[two.test])
 
 
-def test_fold_of_row_says_where_each_row_is_tested():
+def test_folds_follow_each_other_and_rows_close_to_the_holdout_are_in_none():
     time = np.arange(100, dtype=np.int64)
     split = walk_forward(time, time + 2, folds=3, embargo_ns=1, holdout_share=0.2)
-    owner = split.fold_of_row(100)
-    assert (owner[:20] == -2).all()
-    assert [int((owner == fold).sum()) for fold in (0, 1, 2)] == [20, 20, 18]
-    assert (owner[80:] == HOLDOUT_FOLD).all()
-    assert (owner[78:80] == -2).all()
+    assert [(fold.fold, *fold.test[[0, -1]], len(fold.test)) for fold in split.folds] == [
+        (0, 20, 39, 20), (1, 40, 59, 20), (2, 60, 77, 18),
+    ]  # fmt: skip
+    assert (split.holdout.fold, split.holdout.test.tolist()) == (HOLDOUT_FOLD, list(range(80, 100)))
 
 
 @settings(deadline=None, max_examples=25)

@@ -1,15 +1,22 @@
 """The main job as a user runs it: all real servers, Triton killed in the middle, a summary at the end."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from fx_dagster.core.tape import Tape, replay_tape
+from fx_dagster.errors import DataError
+from fx_dagster.live_engine import recorded_core
 from fx_dagster.report.summary import Summary, read_summary
+from resources.tapes import latest_tape, read_tape
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
@@ -107,6 +114,41 @@ def test_the_report_opens_offline(summary, home):
     page = (home / "reports" / "latest" / "report.html").read_text(encoding="utf-8")
     assert "GBPUSD" in page
     assert 'src="http' not in page
+
+
+def test_the_recorded_session_is_decided_again_bit_for_bit(summary, home):
+    """What the live job recorded, with Triton killed in between, replayed without any server."""
+    tape, facts = read_tape(latest_tape(home / "live"))
+    answers = [event for event in tape.events if event.what == "answer"]
+    answered = [np.isfinite(np.array(event.body["p_up"], dtype=float)).all() for event in answers]
+    assert 0 < answered.count(False) < answered.count(True), "Triton answered, and was away for a while"
+    core = recorded_core(facts)
+    marks = replay_tape(core, tape)
+    assert len(tape.ticks) == summary.live.ticks
+    assert all(mark.same for mark in marks)
+    assert marks[-1].decisions == core.decisions > summary.live.ticks
+    # One bit of one answer makes another session of it.
+    changed = next(event for event in answers if event.body["rows"])
+    changed.body["p_up"][0][0] = float(np.nextafter(changed.body["p_up"][0][0] or 0.5, 1.0))
+    assert recorded_core(facts).digest != replayed_digest(tape, facts) != core.digest
+
+
+def replayed_digest(tape: Tape, facts: dict[str, Any]) -> str:
+    """Return the digest of a tape that may not fit its session any more, as far as it can be replayed."""
+    core = recorded_core(facts)
+    with contextlib.suppress(DataError):  # other decisions want other orders
+        replay_tape(core, tape)
+    return core.digest
+
+
+def test_the_command_replays_the_newest_tape(demo, home):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("FX_", "DAGSTER_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "fx_dagster.cli", "replay", "--home", str(home)],
+        env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the same, bit for bit" in done.stdout + done.stderr
 
 
 def test_no_process_is_left(demo, home):

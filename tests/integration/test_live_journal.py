@@ -61,8 +61,8 @@ def intent(journal: PostgresJournal, bar_time: int = 1_000) -> OrderIntent:
 
 def decision(bar_time: int = 1_000, key: int | None = None) -> DecisionRecord:
     return DecisionRecord(
-        "EURUSD", bar_time, 3, "no models", "open", 0.5, {"a": [1.5, None]}, np.array([1.5, -2.0], dtype=np.float32),
-        "hash", None, key, 12.5, None, time.time_ns(),
+        "EURUSD", bar_time, "bar", bar_time + 60, bar_time, 3, "no models", "open", 0.5, {"a": [1.5, None]},
+        np.array([1.5, -2.0], dtype=np.float32), "hash", None, key, 12.5, None, time.time_ns(),
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def test_an_entry_is_there_as_a_whole_and_a_restart_finds_it(url: str) -> None:
     run(work())
 
 
-def test_a_bar_is_never_decided_twice(url: str) -> None:
+def test_a_decision_is_never_made_twice(url: str) -> None:
     async def work() -> None:
         async with opened(url) as journal:
             await journal.post(JournalEntry((decision(),), checkpoint=checkpoint(1)))

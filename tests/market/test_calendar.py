@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fx_dagster.decision.inputs import trading_day
 from fx_dagster.errors import DataError
 from fx_dagster.market import calendar
 from fx_dagster.market.calendar import (
@@ -20,7 +21,6 @@ from fx_dagster.market.calendar import (
     trading_day_at,
     utc_of_server,
 )
-from fx_dagster.market.sessions import trading_day
 from fx_dagster.market.timeframes import (
     DAY_NS,
     HOUR_NS,
@@ -50,7 +50,7 @@ def assert_equal_at(times: np.ndarray) -> None:
     assert [utc_of_server(time) for time in moments] == from_server(times).tolist()
     assert [london_time(time) for time in moments] == local(times, "Europe/London")
     assert [tokyo_time(time) for time in moments] == local(times, "Asia/Tokyo")
-    assert [trading_day_at(time) for time in moments] == trading_day(times).astype(np.int64).tolist()
+    assert [trading_day_at(time) for time in moments] == trading_day(times).tolist()
     for code, timeframe in CODES:
         opening = bar_open(times, timeframe)
         assert [bar_open_at(time, code) for time in moments] == opening.tolist(), timeframe

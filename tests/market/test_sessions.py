@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fx_dagster.market.sessions import FX_SESSION, METAL_SESSION, Session, trading_day, trading_days_between
+from fx_dagster.market.sessions import FX_SESSION, METAL_SESSION, Session
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, Timeframe
 
 any_time = st.integers(
@@ -93,17 +93,20 @@ def test_bars_outside_the_week(opening: str, timeframe: str, expected: bool):
 
 @quick
 @given(time=any_time, session=any_session)
-def test_next_times_are_on_the_edges(time: int, session: Session):
-    opens, closes, closed = session.next_open(time), session.next_close(time), session.previous_close(time)
-    assert closed <= time <= opens
-    assert opens < closes
-    if session.is_open(np.array([time]))[0]:
-        assert opens == time
-    else:
-        assert session.is_open(np.array([opens - 1, opens])).tolist() == [False, True]
-    assert session.is_open(np.array([closes - 1, closes])).tolist() == [True, False]
-    assert session.open_ns_between(np.array([time]), np.array([opens])).tolist() == [0]
-    assert session.open_ns_between(np.array([opens]), np.array([closes])).tolist() == [closes - opens]
+def test_edges_are_where_the_market_opens_and_closes(time: int, session: Session):
+    edges = session.edges(time - 7 * DAY_NS, time + 7 * DAY_NS)
+    opens, closes = edges[::2], edges[1::2]
+    assert (np.diff(edges) > 0).all()
+    assert len(opens) == len(closes)
+    assert opens[0] <= time - 7 * DAY_NS
+    assert closes[-1] >= time + 7 * DAY_NS
+    assert session.is_open(opens).all()
+    assert not session.is_open(opens - 1).any()
+    assert session.is_open(closes - 1).all()
+    assert not session.is_open(closes).any()
+    assert session.open_ns_between(opens, closes).tolist() == (closes - opens).tolist()
+    assert session.open_ns_between(closes[:-1], opens[1:]).sum() == 0
+    assert session.is_open(np.array([time]))[0] == (np.searchsorted(edges, time, side="right") % 2 == 1)
 
 
 @quick
@@ -133,19 +136,13 @@ def test_an_ordinary_week():
     start, end = ns("2017-02-05", "2017-02-12")
     assert FX_SESSION.open_ns_between(np.array([start]), np.array([end]))[0] == 5 * DAY_NS
     assert METAL_SESSION.open_ns_between(np.array([start]), np.array([end]))[0] == 5 * 23 * HOUR_NS
-    assert text(FX_SESSION.next_open(int(ns("2017-02-11 12:00")[0]))) == "2017-02-12 22:00"
-    assert text(METAL_SESSION.next_close(int(ns("2017-02-07 12:00")[0]))) == "2017-02-07 22:00"
-    assert text(FX_SESSION.next_close(int(ns("2017-02-07 12:00")[0]))) == "2017-02-10 22:00"
+    week = ["2017-02-05 22:00", "2017-02-10 22:00", "2017-02-12 22:00", "2017-02-17 22:00"]
+    assert {text(edge) for edge in FX_SESSION.edges(start, end)} >= set(week)
+    assert text(METAL_SESSION.edges(start, end)[METAL_SESSION.edges(start, end) > ns("2017-02-07 12:00")[0]][0]) == (
+        "2017-02-07 22:00"
+    )
     assert METAL_SESSION.open_share(Timeframe.D1) == pytest.approx(23 / 24)
     assert FX_SESSION.open_share(Timeframe.W1) == pytest.approx(5 / 7)
-
-
-def test_trading_days_turn_at_five_in_new_york():
-    assert trading_day(ns("2017-01-15 22:00", "2017-01-16 21:59")).astype(str).tolist() == ["2017-01-16", "2017-01-16"]
-    start, end = ns("2017-01-15 22:00", "2017-01-22 22:00")
-    assert trading_days_between(int(start), int(end)) == 5
-    assert trading_days_between(int(start) + 1, int(end)) == 4
-    assert trading_days_between(int(end), int(start)) == 0
 
 
 @pytest.mark.parametrize("session", [FX_SESSION, METAL_SESSION])

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fx_dagster.backtest.metrics import metrics
-from fx_dagster.backtest.replay import BacktestResult
+from fx_dagster.backtest.result import BacktestResult
 from fx_dagster.errors import DataError
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS
 from fx_dagster.report.backtests import differences, summarise_backtest
