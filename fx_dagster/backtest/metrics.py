@@ -26,16 +26,13 @@ ratio of a flat curve, the profit factor without losses) is NaN.
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from fx_dagster.decision.inputs import trading_day
 from fx_dagster.decision.rows import Float64, Int64
 from fx_dagster.features.volatility import TRADING_DAYS_A_YEAR
-
-if TYPE_CHECKING:
-    from fx_dagster.backtest.result import BacktestResult
 
 
 def daily_returns(time: Int64, equity: Float64, initial: float) -> tuple[Int64, Float64]:
@@ -70,26 +67,33 @@ def sortino(returns: Float64) -> float:
     return float(np.mean(returns)) / downside * math.sqrt(TRADING_DAYS_A_YEAR) if downside > 0 else math.nan
 
 
-def metrics(result: "BacktestResult") -> dict[str, float]:
-    """Return the metrics of a backtest by name; see the module's table."""
-    frame, initial = result.equity, result.initial_balance
-    equity = frame["equity"].to_numpy(np.float64)
-    days, returns = daily_returns(frame["time"].to_numpy(np.int64), equity, initial)
+def metrics(
+    equity: pd.DataFrame, trades: pd.DataFrame, *, initial: float, turnover: float, costs: float
+) -> dict[str, float]:
+    """Return the metrics of a backtest by name; see the module's table.
+
+    Args:
+        equity: as in a backtest's result, as ``trades``.
+        trades: closed ones.
+        initial: first balance.
+        turnover: sum of traded notional.
+        costs: paid, in money.
+    """
+    curve = equity["equity"].to_numpy(np.float64)
+    days, returns = daily_returns(equity["time"].to_numpy(np.int64), curve, initial)
     years = len(days) / TRADING_DAYS_A_YEAR
-    net = float(equity[-1] / initial - 1.0)
+    net = float(curve[-1] / initial - 1.0)
     return {
         "net_return": net,
         "annual_return": (1.0 + net) ** (1.0 / years) - 1.0 if net > -1.0 else -1.0,
         "volatility": float(np.std(returns, ddof=1)) * math.sqrt(TRADING_DAYS_A_YEAR) if len(returns) > 1 else math.nan,
         "sharpe": sharpe(returns),
         "sortino": sortino(returns),
-        "max_drawdown": max_drawdown(equity, initial),
-        **_trade_metrics(
-            result.trades["profit"].to_numpy(np.float64), result.trades["risk_money"].to_numpy(np.float64)
-        ),
-        "exposure": float(np.mean(frame["open_positions"].to_numpy() > 0)),
-        "turnover": result.turnover / float(np.mean(equity)) / years,
-        "costs_paid": result.costs["total"],
+        "max_drawdown": max_drawdown(curve, initial),
+        **_trade_metrics(trades["profit"].to_numpy(np.float64), trades["risk_money"].to_numpy(np.float64)),
+        "exposure": float(np.mean(equity["open_positions"].to_numpy() > 0)),
+        "turnover": turnover / float(np.mean(curve)) / years,
+        "costs_paid": costs,
         "days": float(len(days)),
     }
 

@@ -1,7 +1,7 @@
 """What a backtest leaves, made the same way from a replay of bars and from one of ticks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class BacktestResult:
     halts: int
     open_profit: float
     state: DecisionState
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,23 @@ def make_result(
     costs["swap"] = float(money["swap"] - ledger.helds["swap"].sum())
     halted = np.flatnonzero(stage == Stage.HALT)
     decisions = _decision_table(symbols, acts)
-    result = BacktestResult(
+    trades = _trade_table(symbols, deals, decisions, bar_time)
+    turnover = float(money["turnover"])
+    return BacktestResult(
         equity=equity,
-        trades=_trade_table(symbols, deals, decisions, bar_time),
+        trades=trades,
         decisions=decisions,
         counts=counts,
         costs=costs | {"total": sum(costs.values())},
-        turnover=float(money["turnover"]),
+        turnover=turnover,
         rejected=int(money["refused"]),
         initial_balance=float(initial_balance),
         halted_time=int(equity["time"].iloc[halted[0]]) if len(halted) else None,
         halts=int(np.sum(np.diff((stage == Stage.HALT).astype(np.int8), prepend=0) == 1)),
         open_profit=float(equity["equity"].iloc[-1] - equity["balance"].iloc[-1]),
         state=state,
+        metrics=metrics(equity, trades, initial=initial_balance, turnover=turnover, costs=sum(costs.values())),
     )
-    result.metrics.update(metrics(result))
-    return result
 
 
 def _decision_table(symbols: Sequence[str], acts: Acts) -> pd.DataFrame:

@@ -16,6 +16,10 @@ START = 1_483_394_400 * 10**9
 """2017-01-02 22:00 UTC: a trading day's first hour."""
 
 
+def _measured(equity: pd.DataFrame, trades: pd.DataFrame) -> dict[str, float]:
+    return metrics(equity, trades, initial=10_000.0, turnover=1e6, costs=0.5 * len(trades))
+
+
 def _result(daily: np.ndarray, profits: np.ndarray) -> BacktestResult:
     """A backtest of four bars a day whose equity grows by ``daily``, with one closed trade a day."""
     days = len(daily)
@@ -28,12 +32,10 @@ def _result(daily: np.ndarray, profits: np.ndarray) -> BacktestResult:
     )
     given: dict[str, Any] = {
         "equity": equity, "trades": trades, "costs": {"total": 0.5 * days}, "turnover": 1e6,
-        "initial_balance": 10_000.0, "metrics": {},
+        "initial_balance": 10_000.0, "metrics": _measured(equity, trades),
     }  # fmt: skip
     # What a replay also leaves does not matter here.
-    result = BacktestResult(**({field.name: None for field in fields(BacktestResult)} | given))
-    result.metrics.update(metrics(result))
-    return result
+    return BacktestResult(**({field.name: None for field in fields(BacktestResult)} | given))
 
 
 def _pair(days: int, gain: float, seed: int = 5) -> tuple[BacktestResult, BacktestResult]:
@@ -92,8 +94,8 @@ def test_other_bars_are_refused() -> None:
 
 def test_without_trades_what_is_undefined_is_null() -> None:
     idle = _result(np.zeros(60), np.zeros(60))
-    idle = BacktestResult(**{**vars(idle), "trades": idle.trades.head(0), "metrics": {}})
-    idle.metrics.update(metrics(idle))
+    none = idle.trades.head(0)
+    idle = BacktestResult(**{**vars(idle), "trades": none, "metrics": _measured(idle.equity, none)})
     found = summarise_backtest(idle, idle, start=START, end=START + DAY_NS, currency="USD", decisions=240, seed=1)
     assert (found.system.sharpe, found.system.win_rate, found.system.trades) == (None, None, 0)
     assert {difference.metric for difference in found.differences} == {"net_return", "max_drawdown"}
