@@ -223,6 +223,17 @@ def test_commission_is_turned_into_the_accounts_currency(bench, rate, expected):
     assert b.decide().sizes[0, Size.KELLY] == pytest.approx(25 / (200 + 4 + expected))
 
 
+def test_margin_that_is_bound_leaves_less_for_an_entry(bench):
+    b = eager(bench, **{**WIDE, "margin_used_max": 0.5})
+    b.margin_used = 4_500.0
+    out = b.decide()
+    assert out.sizes[0, Size.MARGIN_CAP] == pytest.approx(500 / (ASK * 100_000 / 30))
+    assert out.target_lots[0] == 0.13
+    b = eager(bench, **{**WIDE, "margin_used_max": 0.5})
+    b.margin_used = 5_000.0
+    assert b.decide().action[0] == Action.NONE
+
+
 LIMITS = ("risk_per_trade_max", "margin_used_max", "currency_exposure_max", "correlation_max", "var_max", "cvar_max")
 held_lots = st.lists(st.integers(-40, 40), min_size=2, max_size=2)
 
