@@ -12,6 +12,7 @@ from assets.run_shape import RunShape
 from fx_dagster.backtest.costs import round_trip_cost
 from fx_dagster.errors import DataError
 from fx_dagster.features.batch import compute_features
+from fx_dagster.features.cross import leading
 from fx_dagster.features.labels import compute_labels
 from fx_dagster.indicators.arrays import CONTEXT_TIMEFRAMES
 from fx_dagster.indicators.batch import compute_indicators
@@ -109,7 +110,7 @@ def features(
 def read_peers(
     lake: Lake, shape: RunShape, symbol: str, start: int, end: int, warmup_bars: int
 ) -> dict[str, pd.DataFrame] | None:
-    """Return the other symbols' base bars; None where the catalogue compares none.
+    """Return base bars of the other symbols that this one is compared with; None where the catalogue compares none.
 
     Raises:
         DataError: one has no bars in this window.
@@ -117,7 +118,7 @@ def read_peers(
     if not shape.catalogue.cross_symbol:
         return None
     peers = {}
-    for other in shape.symbols:
+    for other in (shape.symbols[place] for place in leading(shape.symbols)):
         if other == symbol:
             continue
         found = read_bars(lake, other, [shape.base], start=start, end=end, history_bars=warmup_bars)[shape.base]

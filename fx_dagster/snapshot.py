@@ -1,6 +1,5 @@
 """Structured arrays as bytes and back: exact, checked, and refused where they are of another making."""
 
-import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,12 +22,16 @@ def pack(arrays: Arrays, facts: Mapping[str, Any]) -> bytes:
     """Return arrays and a few JSON facts about them as compressed bytes."""
     described = [[name, _description(array.dtype), list(array.shape)] for name, array in arrays.items()]
     header = json.dumps({"format": FORMAT, "facts": dict(facts), "arrays": described}).encode()
-    body = io.BytesIO()
-    body.write(len(header).to_bytes(4, "big"))
-    body.write(header)
-    for array in arrays.values():
-        body.write(np.ascontiguousarray(array).tobytes())
-    return zlib.compress(body.getvalue(), 1)
+    # Array by array, without a copy of the whole: other threads go on meanwhile.
+    squeezer = zlib.compressobj(1)
+    parts = [squeezer.compress(len(header).to_bytes(4, "big") + header)]
+    parts += [squeezer.compress(as_bytes(array)) for array in arrays.values()]
+    return b"".join([*parts, squeezer.flush()])
+
+
+def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an array's bytes, in C order; a view where it is contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], Found]:
@@ -57,20 +60,23 @@ def unpack(data: bytes) -> tuple[dict[str, Any], Found]:
         raise DataError(f"snapshot cannot be read: {error}", mend=_MEND) from error
 
 
-def fill(target: Arrays, found: Found, rows: Sequence[tuple[int, int]]) -> None:
+def fill(target: Arrays, found: Found, rows: Sequence[tuple[int, int]] | None = None) -> None:
     """Copy the arrays of a snapshot into ``target``, in place; all or nothing.
 
     Args:
-        target: arrays whose first axis is the symbols', or of one record.
+        target: any arrays; with ``rows``, such whose first axis is the symbols', or of one record.
         found: from :func:`unpack`.
-        rows: pairs (row here, row there) of the symbols that both have.
+        rows: pairs (row here, row there) of the symbols that both have; None: each array as a whole.
 
     Raises:
         DataError: an array is missing or has another type or shape.
     """
     read = {name: _read(name, array, found) for name, array in target.items()}
     for name, array in target.items():
-        if array.shape[0] == 1 and read[name].shape[0] == 1:
+        if rows is None and array.shape != read[name].shape:
+            raise DataError(f"snapshot: {name} is of another layout", mend=_MEND)
+    for name, array in target.items():
+        if rows is None or (array.shape[0] == 1 and read[name].shape[0] == 1):
             array[...] = read[name]
             continue
         for here, there in rows:

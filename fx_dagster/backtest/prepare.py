@@ -19,7 +19,7 @@ from fx_dagster.decision.inputs import (
 from fx_dagster.decision.rows import Float64, Int64, Rows, input_dtype
 from fx_dagster.errors import DataError
 from fx_dagster.execution.conversion import conversion_paths, converted
-from fx_dagster.features.cross import common_grid
+from fx_dagster.features.cross import common_grid, leading
 from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.indicators.votes import votes, warm
 from fx_dagster.market.instruments import Instrument, instrument
@@ -164,7 +164,9 @@ def _market(
     inputs["version"] = np.arange(shape[0])[:, None]
     inputs["confidence"] = inputs["drift"] = np.nan
     signals = np.column_stack([traditional_signals(deep["votes"][:, i], _EQUAL) for i in range(shape[1])])
-    inputs["agreement"], inputs["correlation_shift"], returns = cross_symbol(tables["close"], signals)
+    inputs["agreement"], inputs["correlation_shift"], returns = cross_symbol(
+        tables["close"], signals, leading([item.symbol for item in items])
+    )
     inputs["conversion"] = _conversion(tables["close"], items, account_currency)
     inputs["regime"] = Regime.UNKNOWN
     inputs["market_open"] = np.column_stack([item.session.is_open(close_time) for item in items])

@@ -17,6 +17,7 @@ silence                no bar for an hour, then a jump: no entry in that hour; t
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from fx_dagster.decision.inputs import LONG_BARS, cross_symbol, spread_medians, 
 from fx_dagster.decision.rows import Float64, Rows
 from fx_dagster.errors import DataError
 from fx_dagster.execution.conversion import conversion_paths, converted
+from fx_dagster.features.cross import leading
 from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.market.timeframes import HOUR_NS
 
@@ -171,7 +173,7 @@ def _refreshed(history: History, bars: Rows, first: int, last: int) -> History:
         _change_atr(atr, _true_range(old[:, i]), _true_range(bars[:, i]), first)
         inputs["atr"][:, i] = atr
         _refresh_windows(history, bars[:, i], inputs[:, i], first, last)
-    _refresh_cross(bars["close"], inputs, first, last)
+    _refresh_cross(bars["close"], inputs, first, last, leading(history.symbols))
     returns = history.market.returns.copy()
     moved, place = np.diff(np.log(close[first - 1 :]), axis=0), RETURNS_BARS + first
     returns[place:] = np.where(np.isfinite(returns[place:]), moved, np.nan)
@@ -194,12 +196,12 @@ def _refresh_windows(history: History, bars: Rows, inputs: Rows, first: int, las
         inputs[name][span[use]] = values[use]
 
 
-def _refresh_cross(close: Float64, inputs: Rows, first: int, last: int) -> None:
-    """Compute anew what the other symbols say, as far as its windows reach a changed bar."""
+def _refresh_cross(close: Float64, inputs: Rows, first: int, last: int, leaders: Sequence[int]) -> None:
+    """Compute anew what the leading symbols say, as far as its windows reach a changed bar."""
     begin, end = max(first - LONG_BARS - 1, 0), min(last + LONG_BARS + 1, len(close))
     part = inputs[begin:end]
     signals = [traditional_signals(np.ascontiguousarray(part["votes"][:, i]), _EQUAL) for i in range(close.shape[1])]
-    agreement, shift, _ = cross_symbol(close[begin:end], np.column_stack(signals))
+    agreement, shift, _ = cross_symbol(close[begin:end], np.column_stack(signals), leaders)
     for name, values in (("agreement", agreement), ("correlation_shift", shift)):
         use = np.isfinite(values) & (np.arange(begin, end) >= first)[:, None]
         part[name] = np.where(use, values, part[name])

@@ -1,6 +1,7 @@
 """Inputs of the decision step that follow from bars, over whole histories; a live session has the same, bar by bar."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -47,14 +48,17 @@ def traditional_signals(votes: np.ndarray, weights: tuple[float, ...]) -> np.nda
     return out
 
 
-def cross_symbol(close: Float64, signals: Float64) -> tuple[Float64, Float64, Float64]:
-    """Return what the other symbols say for each one, how far correlations have moved, and the returns.
+def cross_symbol(
+    close: Float64, signals: Float64, leaders: Sequence[int] | None = None
+) -> tuple[Float64, Float64, Float64]:
+    """Return what the leading symbols say for each one, how far correlations have moved, and the returns.
 
     See :func:`fx_dagster.features.cross_incremental.compare_one`.
 
     Args:
         close: ``[t, n]`` closes on the common grid of the symbols' bars; NaN where a symbol has no bar.
         signals: ``[t, n]`` traditional signals of the same bars (:func:`traditional_signals`).
+        leaders: columns of the leading symbols (:func:`fx_dagster.features.cross.leading`); None: all lead.
 
     Returns:
         ``agreement`` and ``shift``, float64 ``[t, n]``, NaN with a single symbol and while warming up; and log returns
@@ -67,7 +71,7 @@ def cross_symbol(close: Float64, signals: Float64) -> tuple[Float64, Float64, Fl
     if close.shape != signals.shape or close.ndim != 2:
         raise DataError(f"closes {close.shape} and signals {signals.shape} differ", mend="pass [t, n] of the same bars")
     agreement, shift, returns = (np.full(close.shape, np.nan) for _ in range(3))
-    walk_grid(new_cross(close.shape[1]), close, signals, -1, np.empty((0, 0)), agreement, shift, returns)
+    walk_grid(new_cross(close.shape[1], leaders), close, signals, -1, np.empty((0, 0)), agreement, shift, returns)
     absent = ~np.isfinite(close)
     agreement[absent] = shift[absent] = np.nan
     return agreement, shift, returns

@@ -8,7 +8,7 @@ import pandas as pd
 from fx_dagster.errors import DataError
 from fx_dagster.features.catalogue import CLIP, CONTEXT_NAMES, SPREAD_WINDOW, VOLATILITY_LONG, FeatureCatalogue
 from fx_dagster.features.clock import clock_features
-from fx_dagster.features.cross import cross_features
+from fx_dagster.features.cross import cross_features, leading
 from fx_dagster.features.prices import indicator_features, prefixed, return_features
 from fx_dagster.features.volatility import realised_volatility, spread_features, volatility_features
 from fx_dagster.indicators.arrays import BarArrays, Float64, bar_arrays, floored_atr, last_closed, take
@@ -32,7 +32,8 @@ def compute_features(
         catalogue: which features.
         instrument: the symbol's; its point turns the spread into a price.
         peers: BARS frames of the other symbols on the base timeframe; needed, and used, if ``catalogue.cross_symbol``.
-            An entry under the symbol's own name is left out.
+            An entry under the symbol's own name is left out; of many, the leading ones are used
+            (:func:`fx_dagster.features.cross.leading`).
 
     Returns:
         FEATURES frame: ``time`` (the base bar's opening, int64 ns UTC) and ``catalogue.names`` as float32. The leading
@@ -71,7 +72,9 @@ def _spread(frame: pd.DataFrame) -> Float64:
 
 
 def _peer_arrays(base: Timeframe, peers: Mapping[str, pd.DataFrame] | None, symbol: str) -> dict[str, BarArrays]:
-    others = {name: frame for name, frame in (peers or {}).items() if name != symbol}
+    names = sorted({symbol, *(peers or {})})
+    leaders = {names[place] for place in leading(names)}
+    others = {name: frame for name, frame in (peers or {}).items() if name != symbol and name in leaders}
     if not others:
         raise DataError(
             f"{symbol}: the catalogue compares symbols, but there are no peers",

@@ -29,6 +29,8 @@ VOLUME_LONG: Final = 120
 SPREAD_WINDOW: Final = 120
 CROSS_WINDOW: Final = 60
 CROSS_LAG: Final = 24
+CROSS_PEERS_MAX: Final = 32
+"""Symbols that every symbol is compared with, at most: a thousand symbols have half a million pairs."""
 VOLATILITY_FLOOR: Final = 1e-6
 """Smallest volatility of a bar's log return that anything is divided by."""
 
@@ -205,7 +207,7 @@ def _parameters() -> dict[str, object]:
         "volatility": (VOLATILITY_SHORT, VOLATILITY_LONG, PERCENTILE_WINDOW, VOLATILITY_FLOOR),
         "volume": VOLUME_LONG,
         "spread": SPREAD_WINDOW,
-        "cross": (CROSS_WINDOW, CROSS_LAG),
+        "cross": (CROSS_WINDOW, CROSS_LAG, CROSS_PEERS_MAX),
         "context": {base: list(context) for base, context in CONTEXT_TIMEFRAMES.items()},
         "indicators": {indicator.name: dict(indicator.parameters) for indicator in INDICATORS},
     }

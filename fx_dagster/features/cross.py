@@ -4,14 +4,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fx_dagster.features.catalogue import CROSS_PEERS_MAX
 from fx_dagster.features.cross_incremental import CROSS_FEATURES, new_cross, walk_grid
 from fx_dagster.indicators.arrays import BarArrays, Float64, Int64
+from fx_dagster.market.instruments import catalogue
 
 NAMES = ("cross_correlation", "cross_correlation_abs", "cross_strength", "cross_implied")
 
 
+def leading(symbols: Sequence[str]) -> list[int]:
+    """Return the places of the symbols that every symbol is compared with, ascending.
+
+    All of them, up to ``CROSS_PEERS_MAX``; of more, the first in the order of the instrument catalogue, in which majors
+    come before crosses and exotics, and then by name.
+    """
+    order = {symbol: place for place, symbol in enumerate(catalogue())}
+    ranked = sorted(range(len(symbols)), key=lambda place: (order.get(symbols[place], len(order)), symbols[place]))
+    return sorted(ranked[:CROSS_PEERS_MAX])
+
+
 def cross_features(bars: BarArrays, peers: Mapping[str, BarArrays]) -> dict[str, Float64]:
-    """Return correlation with and strength against the other symbols, float64 ``[n]`` each; NaN while warming up.
+    """Return correlation with and strength against other symbols, float64 ``[n]`` each; NaN while warming up.
 
     Computed on the common grid of all symbols' bars by the very functions of the live session; see
     :mod:`fx_dagster.features.cross_incremental`. The order of the peers does not matter.

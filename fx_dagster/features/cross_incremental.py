@@ -1,4 +1,8 @@
-"""How symbols move with each other, on the common grid of their bars: one row of the grid at a time.
+"""How symbols move with the leading ones, on the common grid of their bars: one row of the grid at a time.
+
+The leading symbols (:func:`fx_dagster.features.cross.leading`) are those that every symbol is compared with, itself
+left out. Up to ``CROSS_PEERS_MAX`` symbols all of them are; beyond that what a row costs grows with the symbols, not
+with their pairs.
 
 The grid is the union of the symbols' base bars. A symbol's return on it is the log of its last close known at a row
 over the one known a row before: 0 where it had no bar, unknown before its first two. Sums over the last 60 and 240
@@ -8,6 +12,7 @@ after as many rows as the long window is wide, all have been.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,19 +53,22 @@ class Cross(NamedTuple):
     """``[n]``."""
     returns: Float64
     """``[240, n]`` ring of log returns; NaN: unknown."""
+    leaders: NDArray[np.int64]
+    """``[m]`` the leading symbols."""
     pairs_short: Float64
-    """``[n, n]`` sums of products over 60 rows."""
+    """``[n, m]`` sums of products with the leading symbols over 60 rows."""
     pairs_long: Float64
-    """``[n, n]`` over 240 rows."""
+    """``[n, m]`` over 240 rows."""
 
 
-def new_cross(symbols: int) -> Cross:
-    """Return the state before the first row."""
+def new_cross(symbols: int, leaders: Sequence[int] | None = None) -> Cross:
+    """Return the state before the first row; ``leaders`` are places of the leading symbols, None: all lead."""
     rows = np.zeros(symbols, dtype=_ROW)
     rows["close"] = rows["strength"] = np.nan
+    leading = np.array(range(symbols) if leaders is None else leaders, dtype=np.int64)
     return Cross(
-        np.zeros(1, dtype=np.int64), rows, np.full((LONG, symbols), np.nan), np.zeros((symbols, symbols)),
-        np.zeros((symbols, symbols)),
+        np.zeros(1, dtype=np.int64), rows, np.full((LONG, symbols), np.nan), leading,
+        np.zeros((symbols, len(leading))), np.zeros((symbols, len(leading))),
     )  # fmt: skip
 
 
@@ -77,10 +85,10 @@ def push_grid(cross: Cross, closes: Float64) -> None:
         cross.returns[at, i] = _next_return(cross.rows[i], closes[i])
         new[i] = _known(cross.returns[at, i])
         _move_sums(cross.rows[i], new[i], gone[i], short_gone[i])
-    _move_pairs(cross.pairs_long, new, gone)
-    _move_pairs(cross.pairs_short, new, short_gone)
+    _move_pairs(cross.pairs_long, new, gone, new[cross.leaders], gone[cross.leaders])
+    _move_pairs(cross.pairs_short, new, short_gone, new[cross.leaders], short_gone[cross.leaders])
     cross.counter[0] += 1
-    _refresh(cross.counter[0], cross.rows, cross.returns, cross.pairs_short, cross.pairs_long)
+    _refresh(cross.counter[0], cross)
     _measure(cross.counter[0], cross.rows, cross.returns)
 
 
@@ -110,36 +118,33 @@ def _move_sums(row: Record, new: float, gone: float, short_gone: float) -> None:
 
 
 @compiled
-def _move_pairs(pairs: Float64, new: Float64, gone: Float64) -> None:
+def _move_pairs(pairs: Float64, new: Float64, gone: Float64, lead_new: Float64, lead_gone: Float64) -> None:
     for i in range(new.shape[0]):
         now, then = new[i], gone[i]
-        for j in range(new.shape[0]):
-            pairs[i, j] += now * new[j] - then * gone[j]
+        for k in range(lead_new.shape[0]):
+            pairs[i, k] += now * lead_new[k] - then * lead_gone[k]
 
 
 @compiled
-def _refresh(count: int, rows: Record, returns: Float64, pairs_short: Float64, pairs_long: Float64) -> None:
+def _refresh(count: int, cross: Cross) -> None:
     """Make the sums of some symbols anew; each symbol's turn comes once in 240 rows."""
-    n = rows.shape[0]
-    for i in range(count % LONG, n, LONG):
-        _sum_anew(i, LONG, count, returns, pairs_long)
-        _sum_anew(i, SHORT, count, returns, pairs_short)
+    rows, returns = cross.rows, cross.returns
+    for i in range(count % LONG, rows.shape[0], LONG):
+        _sum_anew(i, LONG, count, returns, cross.leaders, cross.pairs_long)
+        _sum_anew(i, SHORT, count, returns, cross.leaders, cross.pairs_short)
         rows[i].sum_long, rows[i].square_long = _moments(i, LONG, count, returns)
         rows[i].sum_short, rows[i].square_short = _moments(i, SHORT, count, returns)
 
 
 @compiled
-def _sum_anew(i: int, window: int, count: int, returns: Float64, pairs: Float64) -> None:
-    n = pairs.shape[0]
+def _sum_anew(i: int, window: int, count: int, returns: Float64, leaders: NDArray[np.int64], pairs: Float64) -> None:
     pairs[i, :] = 0.0
     for back in range(min(window, count)):
         row = returns[(count - 1 - back) % LONG]
         own = _known(row[i])
         if own != 0.0:
-            for j in range(n):
-                pairs[i, j] += own * _known(row[j])
-    for j in range(n):
-        pairs[j, i] = pairs[i, j]
+            for k in range(leaders.shape[0]):
+                pairs[i, k] += own * _known(row[leaders[k]])
 
 
 @compiled
@@ -185,27 +190,28 @@ def _correlation(product: float, sum_i: float, sum_j: float, scale: float, windo
 
 @compiled
 def compare_one(cross: Cross, i: int, signals: Float64, features: Float64) -> tuple[float, float]:
-    """Write what the others say of a symbol as features, float64 ``[4]``; return ``agreement`` and ``shift``.
+    """Write what the leading symbols say of one as features, float64 ``[4]``; return ``agreement`` and ``shift``.
 
-    ``agreement`` is Σ ρᵢⱼ sⱼ / Σ |ρᵢⱼ sⱼ| over the others with a signal, ρ over 240 rows: + where symbols that move
-    with this one point up. ``shift`` is the mean of |ρ over 60 rows − ρ over 240 rows|, the input of a breaker. A
-    symbol counts from 240 known returns on; NaN where none does. Features are NaN until this symbol counts itself, and
-    0 where no other does.
+    The others are the leading symbols without itself. ``agreement`` is Σ ρᵢⱼ sⱼ / Σ |ρᵢⱼ sⱼ| over those with a signal,
+    ρ over 240 rows: + where symbols that move with this one point up. ``shift`` is the mean of
+    |ρ over 60 rows − ρ over 240 rows|, the input of a breaker. A symbol counts from 240 known returns on; NaN where
+    none does. Features are NaN until this symbol counts itself, and 0 where no other does.
     """
     own = cross.rows[i]
     count = 0
     correlation = absolute = strength = implied = 0.0
     said = weight = moved = 0.0
     if own.known >= LONG:
-        for j in range(cross.rows.shape[0]):
+        for k in range(cross.leaders.shape[0]):
+            j = cross.leaders[k]
             other = cross.rows[j]
             if j == i or other.known < LONG:
                 continue
             fast = _correlation(
-                cross.pairs_short[i, j], own.sum_short, other.sum_short, own.scale_short * other.scale_short, SHORT
+                cross.pairs_short[i, k], own.sum_short, other.sum_short, own.scale_short * other.scale_short, SHORT
             )
             slow = _correlation(
-                cross.pairs_long[i, j], own.sum_long, other.sum_long, own.scale_long * other.scale_long, LONG
+                cross.pairs_long[i, k], own.sum_long, other.sum_long, own.scale_long * other.scale_long, LONG
             )
             count += 1
             correlation += fast
@@ -228,7 +234,7 @@ def compare_one(cross: Cross, i: int, signals: Float64, features: Float64) -> tu
 
 @compiled
 def compare(cross: Cross, signals: Float64, features: Float64, agreement: Float64, shift: Float64) -> None:
-    """Write what the others say of every symbol: ``features [n, 4]``, ``agreement [n]``, ``shift [n]``."""
+    """Write what the leading symbols say of every symbol: ``features [n, 4]``, ``agreement [n]``, ``shift [n]``."""
     for i in range(signals.shape[0]):
         agreement[i], shift[i] = compare_one(cross, i, signals, features[i])
 

@@ -1,11 +1,16 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from fx_dagster.features.cross import common_grid, cross_features
+from fx_dagster.features.batch import compute_features
+from fx_dagster.features.catalogue import CROSS_PEERS_MAX, feature_catalogue
+from fx_dagster.features.cross import common_grid, cross_features, leading
 from fx_dagster.indicators.arrays import bar_arrays
+from fx_dagster.market.bars import resample_bars
+from fx_dagster.market.instruments import instrument
 from fx_dagster.market.timeframes import Timeframe
 
-H4 = Timeframe.H4
+H4, D1 = Timeframe.H4, Timeframe.D1
 
 
 def test_sums_over_peers_are_bitwise_free_of_their_order(make_bars):
@@ -43,3 +48,27 @@ def test_the_grid_is_the_union_of_times():
     grid, table = common_grid([np.array([1, 3]), np.array([2, 3])], [np.array([10.0, 30.0]), np.array([2.0, 3.0])])
     assert grid.tolist() == [1, 2, 3]
     np.testing.assert_array_equal(table, [[10.0, np.nan], [np.nan, 2.0], [30.0, 3.0]])
+
+
+def test_the_leading_symbols_are_majors_first_and_then_by_name():
+    many = [*(f"SIM{number:03d}" for number in range(60, 0, -1)), "GBPUSD", "XAUUSD", "EURUSD"]
+    leaders = [many[place] for place in leading(many)]
+    assert len(leaders) == CROSS_PEERS_MAX
+    assert set(leaders) == {"GBPUSD", "XAUUSD", "EURUSD", *(f"SIM{number:03d}" for number in range(1, 30))}
+    assert leading(many) == sorted(leading(many))
+    assert leading(many[:20]) == list(range(20))
+
+
+def test_peers_beyond_the_leading_ones_change_nothing(make_bars):
+    own = make_bars(600, base=H4)
+    frames = {f"SIM{seed:03d}": make_bars(600, base=H4, seed=seed) for seed in range(1, CROSS_PEERS_MAX + 4)}
+    wide = {"EURUSD": own, **frames}
+    catalogue = feature_catalogue(H4, cross_symbol=True)
+    context = {H4: own, D1: resample_bars(own, H4, D1)}
+    leaders = [list(wide)[place] for place in leading(list(wide))]
+    narrow = {name: wide[name] for name in leaders if name != "EURUSD"}
+    assert len(narrow) == CROSS_PEERS_MAX - 1
+    found, expected = (
+        compute_features(context, catalogue, instrument=instrument("EURUSD"), peers=peers) for peers in (frames, narrow)
+    )
+    pd.testing.assert_frame_equal(found, expected)

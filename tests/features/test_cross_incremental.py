@@ -105,3 +105,20 @@ def test_the_ring_holds_the_newest_returns():
     cross, *_ = run(close, np.zeros(2))
     expected = np.diff(np.log(close), axis=0)[-LONG:]
     np.testing.assert_allclose(np.sort(cross.returns, axis=0), np.sort(expected, axis=0), rtol=1e-9)
+
+
+def test_of_many_symbols_the_leading_ones_are_looked_at():
+    close = tape(8, 500, 6, 0.1)
+    signals = np.linspace(-1, 1, 6)
+    features, agreement, shift = np.empty((6, 4)), np.empty(6), np.empty(6)
+    cross = new_cross(6, [1, 4])
+    for row in close:
+        push_grid(cross, row)
+    compare(cross, signals, features, agreement, shift)
+    for i in range(6):
+        # With the leaders alone, and itself in front of them where it is none.
+        places = [1, 4] if i in (1, 4) else [i, 1, 4]
+        own = places.index(i)
+        expected = by_the_book(close[:, places], signals[places])
+        np.testing.assert_allclose(features[i], expected[0][own], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose((agreement[i], shift[i]), (expected[1][own], expected[2][own]), rtol=1e-9)
