@@ -15,6 +15,7 @@ from fx_dagster.backtest.ab import replay_both
 from fx_dagster.backtest.prepare import History, SymbolHistory, prepare
 from fx_dagster.backtest.result import BacktestResult
 from fx_dagster.backtest.ticks import TickAccount, TickHistory, merged_ticks, replay_ticks
+from fx_dagster.backtest.trials import Origin, Trial, backtest_trial
 from fx_dagster.core.rows import Ticks
 from fx_dagster.decision.config import paper_config, traditional_control
 from fx_dagster.errors import DataError
@@ -24,7 +25,7 @@ from fx_dagster.report.backtests import summarise_backtest
 from fx_dagster.report.files import write_text
 from fx_dagster.report.summary import BacktestSummary
 from fx_dagster.settings import Settings
-from resources.dagster_resources import LakeResource, MarketResource, SettingsResource
+from resources.dagster_resources import LakeResource, MarketResource, SettingsResource, TrialsResource
 from resources.lake import Lake
 
 GROUP = "evaluation"
@@ -154,13 +155,20 @@ def _predictions(lake: Lake) -> pd.DataFrame:
 
 Models answer out of fold only: every prediction is by a model that had not seen the row. Fills are at the next bar's
 open with its spread, slippage and commission; stops and targets inside the bar in the tick model's order. The holdout
-is not part of it.""",
+is not part of it. Every materialisation is recorded as a trial.""",
 )
-def backtest(market: MarketResource, lake: LakeResource, settings: SettingsResource) -> dg.MaterializeResult:
+def backtest(
+    context: dg.AssetExecutionContext,
+    market: MarketResource,
+    lake: LakeResource,
+    settings: SettingsResource,
+    trials: TrialsResource,
+) -> dg.MaterializeResult:
     """Replay twice over the same bars, store equity, trades and decisions, and compare."""
     chosen, shape, store = settings.load(), RunShape.of(market.open()), lake.open()
     history = read_history(store, shape, chosen)
     system, control, summary = compare_with_control(history, chosen)
+    trial = trials.record(_trial(context.run.run_id, store, shape, chosen, history, system, control))
     equity = _equity(system, control)
     for name, result in (("system", system), ("control", control)):
         store.write(f"backtest_trades_{name}", result.trades)
@@ -168,7 +176,23 @@ def backtest(market: MarketResource, lake: LakeResource, settings: SettingsResou
     unexplained = {"system": _unexplained(system), "control": _unexplained(control)}
     store.write("backtest_equity", equity, metadata={name: repr(money) for name, money in unexplained.items()})
     write_text(chosen.evaluation / SUMMARY, summary.model_dump_json(indent=1))
-    return dg.MaterializeResult(metadata=_metadata(system, control, summary, equity))
+    return dg.MaterializeResult(metadata={"trial": trial, **_metadata(system, control, summary, equity)})
+
+
+def _trial(
+    run_id: str, lake: Lake, shape: RunShape, settings: Settings, history: History, system: BacktestResult,
+    control: BacktestResult,
+) -> Trial:  # fmt: skip
+    return backtest_trial(
+        Origin("backtest", run_id, shape.source, shape.symbols, shape.base.value, shape.catalogue.hash),
+        system,
+        control,
+        paper_config(settings, history.timeframe),
+        settings.risk,
+        resume_after_hours=RESUME_AFTER_HOURS,
+        trainings={name: lake.metadata(f"out_of_fold_{name}").get("training", "") for name in MODEL_ASSETS},
+        start=int(history.market.time[0]),
+    )
 
 
 def _unexplained(result: BacktestResult) -> float:

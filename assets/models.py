@@ -10,14 +10,16 @@ import pandas as pd
 from assets.features import features, labels
 from assets.metadata import calibration_picture, frame_table, importance_picture
 from assets.run_shape import RunShape
+from fx_dagster.backtest.trials import Origin, training_trial
 from fx_dagster.errors import TrainingError
 from fx_dagster.features.splits import WalkForward, walk_forward
 from fx_dagster.models.dataset import Dataset
+from fx_dagster.models.drift import REFERENCE, PredictionReference, TrainingReference
 from fx_dagster.models.evaluate import Metrics
 from fx_dagster.models.families import FAMILIES
 from fx_dagster.models.training import OutOfFold, cross_validate, fit_release, predictions_frame
 from fx_dagster.settings import Settings
-from resources.dagster_resources import LakeResource, MarketResource, SettingsResource
+from resources.dagster_resources import LakeResource, MarketResource, SettingsResource, TrialsResource
 from resources.lake import Lake
 
 GROUP = "models"
@@ -78,7 +80,11 @@ Judged on rows that it has not seen (purged, embargoed, expanding walk-forward; 
 that no fold touches), then fitted on everything before the holdout and exported to ONNX.""",
     )
     def fitted(
-        context: dg.AssetExecutionContext, market: MarketResource, lake: LakeResource, settings: SettingsResource
+        context: dg.AssetExecutionContext,
+        market: MarketResource,
+        lake: LakeResource,
+        settings: SettingsResource,
+        trials: TrialsResource,
     ) -> dg.MaterializeResult:
         chosen, shape, store = settings.load(), RunShape.of(market.open()), lake.open()
         dataset = read_dataset(store, shape)
@@ -96,11 +102,38 @@ that no fold touches), then fitted on everything before the holdout and exported
         train, holdout = _release_rows(splits, len(dataset))
         _, artifact = fit_release(FAMILIES[name], spec, dataset, train, holdout)
         artifact = artifact.with_metrics({"out_of_fold": result.metrics.to_dict()})
+        artifact = artifact.with_metrics(
+            {REFERENCE: keep_reference(store, dataset.take(train), dataset, result, spec.seed)}
+        )
+        run_id = context.run.run_id
+        trial = training_trial(
+            Origin(f"{name}_model", run_id, shape.source, shape.symbols, shape.base.value, shape.catalogue.hash),
+            artifact.card,
+            chosen,
+            start=int(dataset.time[0]),
+            end=int(dataset.end_time.max()),
+        )
+        recorded = trials.record(trial)
         artifact.save(chosen.candidates)
-        store.write(f"out_of_fold_{name}", predictions_frame(dataset, [result]))
-        return dg.MaterializeResult(metadata=_metadata(result, artifact.card.metrics, len(dataset), dataset.symbols))
+        # A backtest names the training behind the predictions that it replays.
+        predictions = predictions_frame(dataset, [result])
+        store.write(f"out_of_fold_{name}", predictions, metadata={"training": trial.fingerprint})
+        shown = _metadata(result, artifact.card.metrics, len(dataset), dataset.symbols)
+        return dg.MaterializeResult(metadata={"trial": recorded, **shown})
 
     return fitted
+
+
+def keep_reference(lake: Lake, trained_on: Dataset, dataset: Dataset, result: OutOfFold, seed: int) -> dict[str, Any]:
+    """Keep what live rows are compared with, under a name of its content, and return what the model's card says of it.
+
+    Models that are fitted on the same rows share one table of the lake.
+    """
+    reference = TrainingReference.of(trained_on, seed=seed)
+    lake.write(reference.table, reference.frame(), metadata=reference.facts())
+    tested = np.flatnonzero(result.tested)
+    predictions = PredictionReference.of(result.p_up[tested], dataset.y[tested], dataset.time[tested])
+    return {"table": reference.table, "predictions": predictions.to_dict()}
 
 
 def _release_rows(splits: WalkForward, rows: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -55,7 +55,7 @@ def release(
             "first": int(dataset.time[0]),
             "last": int(dataset.time[-1]),
             "rows": len(dataset),
-            "dagster_run": context.run_id,
+            "dagster_run": context.run.run_id,
         },
     )
     releases.record(manifest)

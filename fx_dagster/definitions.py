@@ -3,6 +3,7 @@
 import dagster as dg
 
 import assets
+from fx_dagster.drift_sensor import drift_sensor
 from fx_dagster.jobs import ASSET_JOBS
 from fx_dagster.live_job import live_session, live_trading_job
 from fx_dagster.schedules import SCHEDULES
@@ -26,6 +27,6 @@ def defs() -> dg.Definitions:
         asset_checks=dg.load_asset_checks_from_package_module(assets),
         jobs=[*ASSET_JOBS, live_trading_job],
         schedules=SCHEDULES,
-        sensors=[live_trading_sensor, symbols_sensor, automation],
+        sensors=[live_trading_sensor, symbols_sensor, drift_sensor, automation],
         resources=all_resources(),
     )

@@ -27,7 +27,14 @@ evaluation_job = dg.define_asset_job(
     "evaluation_job",
     selection=dg.AssetSelection.groups("evaluation"),
     executor_def=IN_PROCESS,
-    description="Backtest the system beside the traditional control, and stress it.",
+    description="Backtest the system beside the traditional control, stress it, and weigh it against all trials.",
 )
 
-ASSET_JOBS = (ingest_job, features_job, training_job, evaluation_job)
+drift_job = dg.define_asset_job(
+    "drift_job",
+    selection=dg.AssetSelection.groups("drift"),
+    executor_def=IN_PROCESS,
+    description="Compare what the live session sees and says with what its models learned on.",
+)
+
+ASSET_JOBS = (ingest_job, features_job, training_job, evaluation_job, drift_job)

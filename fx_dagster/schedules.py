@@ -3,9 +3,14 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import psycopg
 
 from assets.partitions import SYMBOLS
-from fx_dagster.jobs import ingest_job, training_job
+from fx_dagster.errors import FxError
+from fx_dagster.jobs import drift_job, ingest_job, training_job
+from fx_dagster.settings import load_settings
+from resources.live_store import LiveStore
+from resources.postgres import migrate
 
 
 @dg.schedule(
@@ -37,4 +42,28 @@ weekly_retraining = dg.ScheduleDefinition(
     description="On Saturday, while the market is closed: fit, judge, release.",
 )
 
-SCHEDULES = (daily_ingestion, weekly_retraining)
+
+@dg.schedule(
+    job=drift_job,
+    cron_schedule="40 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every hour in which a live session is alive: has what it sees moved from what its models learned on?",
+)
+def hourly_drift() -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run while the engine's heartbeat is fresh."""
+    settings = load_settings()
+    url, live = settings.postgres.url.get_secret_value(), settings.live
+    if not url:
+        return dg.SkipReason("FX_POSTGRES_URL is not set: there is no live session to look at")
+    try:
+        migrate(url)
+        status = LiveStore(url).status(live.account)
+    except (FxError, psycopg.Error) as error:
+        return dg.SkipReason(f"the journal cannot be read: {error}")
+    if status is None or status.age_s > live.heartbeat_stale_s:
+        return dg.SkipReason(f"no live session of account {live.account} is alive")
+    return dg.RunRequest()
+
+
+SCHEDULES = (daily_ingestion, weekly_retraining, hourly_drift)

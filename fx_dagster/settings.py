@@ -200,6 +200,25 @@ class StressSettings(BaseSettings):
     spread_factor: Annotated[float, Field(ge=1)] = Field(10.0, description="Spread over its median, for a day.")
 
 
+class DriftSettings(BaseSettings):
+    """When live rows count as drifted from those that the models learned on, and when that asks for training."""
+
+    model_config = _group("FX_DRIFT_")
+
+    window_days: PositiveFloat = Field(
+        14.0, description="Trailing market time of recorded decisions that is looked at."
+    )
+    rows_max: PositiveInt = Field(20_000, description="Newest decisions of it that are looked at, at most.")
+    bars_min: PositiveInt = Field(120, description="Fewest bars decided in it; with fewer nothing is told.")
+    psi_min: PositiveFloat = Field(
+        0.25, description="Least population stability index that counts, however quiet the training set was."
+    )
+    retrain_hours: PositiveFloat = Field(
+        72.0,
+        description="Least time after any training before drift asks for another. The strength: FX_RISK_DRIFT_STRONG.",
+    )
+
+
 class TritonSettings(BaseSettings):
     """Triton Inference Server."""
 
@@ -282,6 +301,7 @@ class Settings(BaseSettings):
     risk: RiskSettings = Field(default_factory=RiskSettings)
     cost: CostSettings = Field(default_factory=CostSettings)
     stress: StressSettings = Field(default_factory=StressSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
     triton: TritonSettings = Field(default_factory=TritonSettings)
     postgres: PostgresSettings = Field(default_factory=PostgresSettings)
     redis: RedisSettings = Field(default_factory=RedisSettings)

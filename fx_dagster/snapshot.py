@@ -25,7 +25,7 @@ def pack(arrays: Arrays, facts: Mapping[str, Any]) -> bytes:
     # Array by array, without a copy of the whole: other threads go on meanwhile.
     squeezer = zlib.compressobj(1)
     parts = [squeezer.compress(len(header).to_bytes(4, "big") + header)]
-    parts += [squeezer.compress(as_bytes(array)) for array in arrays.values()]
+    parts += [squeezer.compress(as_bytes(array).data) for array in arrays.values()]
     return b"".join([*parts, squeezer.flush()])
 
 

@@ -7,10 +7,13 @@ from functools import lru_cache
 
 import dagster as dg
 
+from fx_dagster.backtest.trials import NOT_RECORDED, Trial
 from fx_dagster.market.source import MarketSource
 from fx_dagster.settings import Settings, SourceSettings, load_settings
 from resources.lake import Lake
 from resources.market import open_source
+from resources.postgres import migrate
+from resources.trials import TrialLedger
 
 
 class SettingsResource(dg.ConfigurableResource):
@@ -37,6 +40,23 @@ class MarketResource(dg.ConfigurableResource):
         return _opened(load_settings().source)
 
 
+class TrialsResource(dg.ConfigurableResource):
+    """The ledger of trials in PostgreSQL, where there is one."""
+
+    def open(self) -> TrialLedger | None:
+        """Open the ledger, its tables brought up to date; None: this installation has no PostgreSQL."""
+        url = load_settings().postgres.url.get_secret_value()
+        if not url:
+            return None
+        migrate(url)
+        return TrialLedger(url)
+
+    def record(self, trial: Trial) -> int | str:
+        """Record a materialisation and return its number, or why it is not recorded."""
+        ledger = self.open()
+        return NOT_RECORDED if ledger is None else ledger.record(trial)
+
+
 @lru_cache(maxsize=2)
 def _opened(settings: SourceSettings) -> MarketSource:
     return open_source(settings)
@@ -44,4 +64,9 @@ def _opened(settings: SourceSettings) -> MarketSource:
 
 def all_resources() -> dict[str, dg.ConfigurableResource]:
     """Return every resource by the name that assets use."""
-    return {"settings": SettingsResource(), "lake": LakeResource(), "market": MarketResource()}
+    return {
+        "settings": SettingsResource(),
+        "lake": LakeResource(),
+        "market": MarketResource(),
+        "trials": TrialsResource(),
+    }

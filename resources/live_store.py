@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
 from resources.postgres import connect
@@ -146,6 +148,39 @@ class LiveStore:
             " FROM decision WHERE session_id = %s ORDER BY number",
             session_id,
         )
+
+    def decided_rows(
+        self, account: str, *, feature_hash: str, since: int, until: int, rows_max: int
+    ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+        """Return the rows that were decided on at the close of a bar, and the features that were seen.
+
+        Rows of several sessions count as one history: of a bar that was decided on more than once, the last answer in
+        the newest session counts. Decisions between two bars, which see a bar that still forms, are left out.
+
+        Args:
+            account: account name.
+            feature_hash: of the features; rows with others are left out.
+            since: opening of the first bar, ns UTC.
+            until: opening from which bars are left out, ns UTC.
+            rows_max: most rows, the newest.
+
+        Returns:
+            ``symbol, time, release, p_up`` in order of time, the bar's opening (ns UTC), and then of symbol;
+            ``release`` is None where no model answered, ``p_up`` a list in the order of the models, with None where
+            one did not. And the rows' features, float32 ``[n, F]``.
+        """
+        rows = self._rows(
+            "SELECT * FROM (SELECT DISTINCT ON (symbol, bar_time) symbol, bar_time AS time, release,"
+            " outcome -> 'p_up' AS p_up, features FROM decision WHERE account = %s AND feature_hash = %s"
+            " AND kind IN ('bar', 'retry') AND time_ns >= %s AND bar_time >= %s AND bar_time < %s"
+            " AND length(features) > 0"
+            " ORDER BY symbol, bar_time, session_id DESC, release IS NULL, number DESC) AS latest"
+            " ORDER BY time DESC, symbol DESC LIMIT %s",
+            account, feature_hash, since, since, until, rows_max,
+        )[::-1]  # fmt: skip
+        features = [np.frombuffer(row.pop("features"), dtype="<f4") for row in rows]
+        frame = pd.DataFrame(rows, columns=["symbol", "time", "release", "p_up"])
+        return frame, np.array(features, dtype=np.float32).reshape(len(rows), -1 if rows else 0)
 
     def orders(self, session_id: int) -> pd.DataFrame:
         """Return a session's orders, in the order in which they were journalled."""

@@ -26,7 +26,10 @@ EXPECTED = {
     "served_release": ("serving", ("release",)),
     "backtest": ("evaluation", ("random_forest_model", "xgboost_model")),
     "stress_test": ("evaluation", ("backtest",)),
+    "trial_review": ("evaluation", ("backtest",)),
     "live_session": ("live", ("served_release",)),
+    "feature_drift": ("drift", ("live_session", "served_release")),
+    "prediction_drift": ("drift", ("labels", "live_session", "served_release")),
 }
 
 
@@ -71,7 +74,8 @@ def test_what_later_assets_learn_from_is_guarded_by_blocking_checks(definitions)
         for spec in found.check_specs
         if spec.blocking
     }
-    assert set(EXPECTED) - {"live_session"} <= guarded
+    watched_only = {"live_session", "feature_drift", "prediction_drift"}
+    assert set(EXPECTED) - watched_only <= guarded
 
 
 def test_every_check_has_a_description(definitions):
@@ -80,7 +84,9 @@ def test_every_check_has_a_description(definitions):
             assert spec.description, spec.name
 
 
-@pytest.mark.parametrize("job", ["ingest_job", "features_job", "training_job", "evaluation_job", "live_trading_job"])
+@pytest.mark.parametrize(
+    "job", ["ingest_job", "features_job", "training_job", "evaluation_job", "drift_job", "live_trading_job"]
+)
 def test_jobs_resolve(definitions, job):
     assert definitions.resolve_job_def(job).name == job
 
