@@ -18,12 +18,16 @@ Found = Mapping[str, tuple[str, tuple[int, ...], bytes]]
 """Description, shape and bytes of each array of a snapshot."""
 
 
-def pack(arrays: Arrays, facts: Mapping[str, Any]) -> bytes:
+SMALL, FAST = 1, 0
+"""How hard bytes are pressed: a little, or not at all, which is twenty times as fast."""
+
+
+def pack(arrays: Arrays, facts: Mapping[str, Any], level: int = SMALL) -> bytes:
     """Return arrays and a few JSON facts about them as compressed bytes."""
     described = [[name, _description(array.dtype), list(array.shape)] for name, array in arrays.items()]
     header = json.dumps({"format": FORMAT, "facts": dict(facts), "arrays": described}).encode()
     # Array by array, without a copy of the whole: other threads go on meanwhile.
-    squeezer = zlib.compressobj(1)
+    squeezer = zlib.compressobj(level)
     parts = [squeezer.compress(len(header).to_bytes(4, "big") + header)]
     parts += [squeezer.compress(as_bytes(array).data) for array in arrays.values()]
     return b"".join([*parts, squeezer.flush()])

@@ -4,6 +4,7 @@ Over a replayed terminal the market's clock is ours: it stands still while the e
 however fast, loses no tick.
 """
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,11 @@ def tape_of(source: MarketSource, days: float) -> Tape:
     return Tape(start, end)
 
 
+def tick_spacing_s(source: MarketSource) -> float:
+    """Return the longest usual pause between two ticks of a symbol in an open market."""
+    return REAL_TICK_SPACING_S if source.has_ticks else source.base_timeframe().nominal_ns / 1e9
+
+
 class ReplayFeed:
     """Implements :class:`fx_dagster.live.protocols.TickFeed` over the simulated terminal.
 
@@ -76,8 +82,7 @@ class ReplayFeed:
     @property
     def info(self) -> FeedInfo:
         """What it carries."""
-        spacing_s = REAL_TICK_SPACING_S if self._source.has_ticks else self._base.nominal_ns / 1e9
-        return FeedInfo(self._symbols, self._base, spacing_s, lossless=True)
+        return FeedInfo(self._symbols, self._base, tick_spacing_s(self._source), lossless=True)
 
     def start(self, position: int, clock: int) -> None:
         """Go on with the ticks from ``position``; the market's clock stands at ``clock``."""
@@ -109,6 +114,10 @@ class ReplayFeed:
         self._early = [batch.take(~early)] if not early.all() else []
         self._delivered = now
         return batch.take(early) if not early.all() else batch
+
+    async def news(self, within_s: float) -> None:
+        """Return after ``within_s``: a terminal is asked, it does not tell."""
+        await asyncio.sleep(within_s)
 
     def _merged(self, arrays: dict[str, TickArrays], clock: int, received_ns: int) -> TickBatch:
         parts = [_batch(self._symbols.index(symbol), ticks, clock, received_ns) for symbol, ticks in arrays.items()]

@@ -6,13 +6,14 @@ that dies leaves at most a torn last row, which a reader leaves out. When a stre
 oldest go.
 """
 
+import contextlib
 import json
 import logging
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from fx_dagster.errors import DataError
 
 FORMAT = "fx-tape-1"
 KEPT_STRETCHES = 4
-_NAME = re.compile(r"session-(\d+)-(\d{4})")
+_NAME = re.compile(r"session-(\d+)-(\d{4,})")
 _log = logging.getLogger(__name__)
 
 
@@ -50,8 +51,12 @@ class FileTape:
         self._taken = 0
 
     def begin(self) -> None:
-        """Begin a stretch with the core's state as it is now."""
+        """Begin a stretch with the core's state as it is now; none where stretches have no room."""
         self.close()
+        if self._room_max > 0:
+            self._try(self._open)
+
+    def _open(self) -> None:
         stretches = _stretches(self._folder)
         number = 1 + max((place for session, place, _ in stretches if session == self._session), default=0)
         for _, _, old in stretches[: max(0, len(stretches) - KEPT_STRETCHES + 1)]:
@@ -61,7 +66,8 @@ class FileTape:
         (folder / "start.bin").write_bytes(self._state())
         head = {"format": FORMAT, "symbols": self._symbols, "facts": self._facts}
         (folder / "head.json").write_text(json.dumps(head))
-        self._ticks, self._events = (folder / "ticks.bin").open("ab"), (folder / "events.jsonl").open("ab")
+        self._ticks = (folder / "ticks.bin").open("ab")
+        self._events = (folder / "events.jsonl").open("ab")
         self._room, self._taken = self._room_max, 0
 
     def ticks(self, ticks: Ticks, first: int, last: int) -> None:
@@ -87,7 +93,7 @@ class FileTape:
     def flush(self) -> None:
         """Hand everything to the operating system; ticks first, so that no event is ahead of them."""
         for file in (self._ticks, self._events):
-            if file is not None:
+            if file is not None and not file.closed:
                 self._try(file.flush)
 
     def close(self) -> None:
@@ -107,6 +113,10 @@ class FileTape:
         except OSError as error:
             # A tape is worth less than the session that it records.
             _log.warning("the tape ends here: %s", error)
+            for file in (self._ticks, self._events):
+                if file is not None:
+                    with contextlib.suppress(OSError):
+                        file.close()
             self._ticks = self._events = None
 
 
@@ -117,10 +127,10 @@ def read_tape(folder: Path) -> tuple[Tape, dict[str, Any]]:
         DataError: the folder holds no tape, or one of another version.
     """
     try:
-        head = json.loads((folder / "head.json").read_text())
+        head = dict(json.loads((folder / "head.json").read_text()))
         start, raw = (folder / "start.bin").read_bytes(), (folder / "ticks.bin").read_bytes()
         lines = (folder / "events.jsonl").read_bytes().split(b"\n")[:-1]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{folder} holds no tape: {error}", mend="name a folder that a live session recorded"
         ) from error
@@ -130,23 +140,33 @@ def read_tape(folder: Path) -> tuple[Tape, dict[str, Any]]:
     events = []
     for number, line in enumerate(lines, start=1):
         try:
-            events.append(TapeEvent(**json.loads(line)))
+            events.append(_event(line))
         except (ValueError, TypeError) as error:
             raise DataError(f"{folder}/events.jsonl, line {number}: {error}", mend="the file was altered") from error
     known = [event for event in events if event.ticks <= len(ticks)]
     return Tape(start, ticks, known, tuple(head["symbols"])), dict(head["facts"])
 
 
-def latest_tape(folder: Path) -> Path:
-    """Return the newest stretch of an account.
+def _event(line: bytes) -> TapeEvent:
+    event = TapeEvent(**json.loads(line))
+    if event.what not in get_args(What) or not isinstance(event.ticks, int):
+        raise ValueError(f"no event: {event.what!r} after {event.ticks!r} ticks")
+    return event
+
+
+def latest_tape(live: Path) -> Path:
+    """Return the newest stretch of all accounts, ``<live>/<account>/tapes/<stretch>``.
 
     Raises:
         DataError: there is none.
     """
-    stretches = _stretches(folder)
+    # Its head is written last: a stretch without one was never begun.
+    stretches = [
+        path for folder in live.glob("*/tapes") for _, _, path in _stretches(folder) if (path / "head.json").is_file()
+    ]
     if not stretches:
-        raise DataError(f"no tape in {folder}", mend="record one: FX_LIVE_TAPE_MB_MAX above 0 and fx live")
-    return stretches[-1][2]
+        raise DataError(f"no tape in {live}", mend="record one: FX_LIVE_TAPE_MB_MAX above 0, and fx live or fx demo")
+    return max(stretches, key=lambda path: path.stat().st_mtime_ns)
 
 
 def _stretches(folder: Path) -> list[tuple[int, int, Path]]:

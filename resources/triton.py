@@ -84,12 +84,17 @@ class TritonModelService:
         self._require_width(features)
         if not len(features):
             return ModelAnswer(self.models, np.empty((0, len(self.models))), self.release, 0.0, (0,) * len(self.models))
-        blocks = [features[first : first + BATCH_MAX] for first in range(0, len(features), BATCH_MAX)]
-        results = await asyncio.gather(*(self._call([_tensor(block)], deadline_s) for block in blocks))
+        results = await self._results(features, deadline_s)
         outputs = {name: _joined([_array(result, name) for result in results]) for name in self.models}
         p_up, discarded = validated(outputs, self.models, len(features))
         latency_ms = (time.perf_counter() - began) * 1e3
         return ModelAnswer(self.models, p_up, self.release, latency_ms, discarded)
+
+    async def _results(self, features: Float32, deadline_s: float) -> list[Any]:
+        if len(features) <= BATCH_MAX:
+            return [await self._call([_tensor(features)], deadline_s)]
+        blocks = [features[first : first + BATCH_MAX] for first in range(0, len(features), BATCH_MAX)]
+        return await asyncio.gather(*(self._call([_tensor(block)], deadline_s) for block in blocks))
 
     def _require_width(self, features: Float32) -> None:
         wanted = len(self._manifest.feature_names)

@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from fx_dagster.compiled import compiled, inlined
-from fx_dagster.core.intake import close_due, compare_symbols, fill_inputs
+from fx_dagster.core.intake import close_due, compare_symbols, features_of, fill_inputs, peek_features
 from fx_dagster.core.rows import Event, Kind, Ticks
 from fx_dagster.core.state import Core
 from fx_dagster.decision.codes import Action
@@ -35,7 +35,7 @@ _DONE, _ASK, _ACT, _FULL = int(Event.DONE), int(Event.ASK), int(Event.ACT), int(
 _TICK, _BAR, _MOVE = int(Kind.TICK), int(Kind.BAR), int(Kind.MOVE)
 _RETRY, _COMMAND = int(Kind.RETRY), int(Kind.COMMAND)
 _NONE, _OPEN, _CLOSE = int(Action.NONE), int(Action.OPEN), int(Action.CLOSE)
-_OPEN_ORDER, _CLOSE_ORDER = int(Order.OPEN), int(Order.CLOSE)
+_NO_ORDER, _OPEN_ORDER, _CLOSE_ORDER = int(Order.NONE), int(Order.OPEN), int(Order.CLOSE)
 _GOOD, _HELD, _CONFIRMED = int(TickVerdict.GOOD), int(TickVerdict.HELD), int(TickVerdict.CONFIRMED)
 _MODELLED = int(TickFlag.MODELLED)
 _FNV_PRIME = np.uint64(1_099_511_628_211)
@@ -59,6 +59,22 @@ def silence_ns(control: Record, watch: Record, time: int) -> int:
     if not watch.is_open:
         return 0
     return time - max(watch.last_time, max(watch.opened, control.since))
+
+
+@compiled
+def mark_believable(gates: Record, out: np.ndarray) -> None:
+    """Write which symbols' quotes count."""
+    for i in range(gates.shape[0]):
+        out[i] = believable(gates[i])
+
+
+@compiled
+def mark_silent(core: Core, time: int, out: np.ndarray) -> None:
+    """Write which symbols are silent for too long at ``time`` in an open market."""
+    for i in range(core.watch.shape[0]):
+        if time >= core.watch[i].next_edge:
+            see_hours(core, i, time)
+        out[i] = silence_ns(core.control[0], core.watch[i], time) > core.control[0].stale_ns
 
 
 @compiled
@@ -227,18 +243,28 @@ def decided_before(core: Core) -> int:
 
 
 @compiled
+def _number(control: Record, acts: np.ndarray, i: int) -> int:
+    """Return which acting decision of the session a symbol's newest one is, counted from 1."""
+    number = control.acted
+    for k in range(control.acts):
+        if acts[k] == i:
+            number -= control.acts - 1 - k
+    return number
+
+
+@compiled
 def place_decided(core: Core, i: int) -> int:
-    """Place the order that a symbol's newest decision wants; return the ledger's code."""
+    """Place the order that the act of a symbol in ``core.acts`` wants; return the ledger's code."""
     control, out, ledger = core.control[0], core.out[i], core.ledger
-    decided, held = decided_before(core), core.ledger.positions[i].lots
+    decided, held, number = decided_before(core), core.ledger.positions[i].lots, _number(control, core.acts, i)
     if out.action == _OPEN:
         expires = core.account[0].time + control.base_ns
         return ledgers.place(
             ledger, i, _OPEN_ORDER, out.target_lots - held, out.stop, out.target, out.risk_money, decided, expires,
-            control.acted,
+            number,
         )  # fmt: skip
     if out.action == _CLOSE:
-        return ledgers.place(ledger, i, _CLOSE_ORDER, -held, 0.0, 0.0, 0.0, decided, 0, control.acted)
+        return ledgers.place(ledger, i, _CLOSE_ORDER, -held, 0.0, 0.0, 0.0, decided, 0, number)
     return ledgers.modify(ledger, i, out.stop, out.target)
 
 
@@ -255,6 +281,26 @@ def unanswered(core: Core, time: int, out: np.ndarray) -> int:
                 out[count] = i
                 count += 1
     return count
+
+
+@compiled
+def question(core: Core, rows: np.ndarray, found: np.ndarray) -> int:
+    """List the symbols that the models are asked about, ``[n]``, with their features, ``[n, F]``; return how many.
+
+    Symbols that are still warming up, or whose features are not all finite, are left out.
+    """
+    control = core.control[0]
+    count, kept = unanswered(core, control.event_time, rows), 0
+    for k in range(count):
+        if not core.features[rows[k]].warm:
+            continue
+        rows[kept] = rows[k]
+        if control.event_kind == _MOVE:
+            peek_features(core, rows[kept : kept + 1], found[kept : kept + 1])
+        else:
+            features_of(core, rows[kept : kept + 1], found[kept : kept + 1])
+        kept += np.isfinite(found[kept]).all()
+    return kept
 
 
 @compiled
@@ -348,6 +394,20 @@ def _admit_held(core: Core, i: int) -> None:
     _admit(core, i, gate.held_time, gate.held_bid, gate.held_ask, gate.held_volume, gate.held_flags, quoted)
 
 
+@compiled
+def _touch(core: Core, i: int, time: int, bid: float, ask: float) -> None:
+    """Show a position a tick that is kept aside: a stop that it touches is touched, and that is all.
+
+    No waiting order is filled at it, and afterwards the newest good quote counts again.
+    """
+    gate, held = core.gate[i], core.ledger.helds[i]
+    order = held.order
+    held.order = _NO_ORDER
+    ledgers.quote(core.ledger, i, time, bid, ask, False)
+    ledgers.quote(core.ledger, i, time, gate.bid, gate.ask, False)
+    held.order = order
+
+
 @inlined
 def _take(core: Core, ticks: Ticks, k: int) -> int:
     """Work through one tick; return what is to be done before the next one."""
@@ -375,8 +435,7 @@ def _take(core: Core, ticks: Ticks, k: int) -> int:
                 if control.acts > 0:
                     event = _act(core)
     elif verdict == _HELD and core.ledger.positions[i].lots != 0.0 and not control.watches:
-        # A spike is no price to enter at or to learn from, but a stop that it touches is touched.
-        ledgers.quote(core.ledger, i, time, bid, ask, False)
+        _touch(core, i, time, bid, ask)
     return event
 
 

@@ -1,5 +1,6 @@
 """The arrays of the core, made once for a set of symbols and handed to the compiled loop as one bundle."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,8 +13,10 @@ from fx_dagster.core.rows import CONTROL, NEVER, WATCH, Float64, Hours, Int64, L
 from fx_dagster.decision.config import StepConfig, checked
 from fx_dagster.decision.rows import ACCOUNT, DECISION, Rows, config_row, input_dtype
 from fx_dagster.decision.state import new_state
+from fx_dagster.errors import SettingsError
 from fx_dagster.execution.ledger import Ledger
 from fx_dagster.features.catalogue import FeatureCatalogue
+from fx_dagster.features.cross import leading
 from fx_dagster.features.cross_incremental import Cross, new_cross
 from fx_dagster.features.incremental import new_features, new_layout
 from fx_dagster.indicators.arrays import CONTEXT_TIMEFRAMES
@@ -121,6 +124,7 @@ def new_core(spec: CoreSpec, ledger: Ledger, predictions: Predictions | None = N
     Raises:
         SettingsError: a number of the configuration is impossible; the message names it.
     """
+    _check(spec)
     n, base = len(spec.instruments), spec.catalogue.base
     timeframes = base.coarser()
     config = checked(spec.config)
@@ -141,7 +145,7 @@ def new_core(spec: CoreSpec, ledger: Ledger, predictions: Predictions | None = N
         layout=new_layout(spec.catalogue),
         scratch_indicators=new_states(1),
         scratch_features=new_features(1),
-        cross=new_cross(n),
+        cross=new_cross(n, leading([item.symbol for item in spec.instruments])),
         config=config_row(config),
         table=ledger.table,
         inputs=np.zeros(n, dtype=inputs),
@@ -165,6 +169,13 @@ def new_core(spec: CoreSpec, ledger: Ledger, predictions: Predictions | None = N
     for name in ("votes", "p_up", "confidence", "agreement", "correlation_shift", "drift", "atr", "bid", "ask"):
         core.inputs[name] = np.nan
     return core
+
+
+def _check(spec: CoreSpec) -> None:
+    for name in ("stale_s", "move_atr", "refresh_s", "history_bars"):
+        value = getattr(spec, name)
+        if not (math.isfinite(value) and value > 0):
+            raise SettingsError(f"{name} is {value}", mend="give a number above 0")
 
 
 def _control(spec: CoreSpec, *, table: bool) -> Rows:

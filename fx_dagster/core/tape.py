@@ -6,11 +6,12 @@ at that place and the digest of all of them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from fx_dagster.core.rows import Event, Float64, Ticks
+from fx_dagster.core.rows import NEVER, Event, Float64, Ticks
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.errors import DataError
 
@@ -114,12 +115,13 @@ def replay_tape(core: TradingCore, tape: Tape) -> list[Mark]:
     """
     core.restore_whole(tape.start)
     player = _Player(core, tick_columns(tape.ticks))
-    return [mark for event in tape.events for mark in player.play(event)]
+    pairs = zip_longest(tape.events, tape.events[1:])
+    return [mark for event, after in pairs for mark in player.play(event, after)]
 
 
 def tick_columns(ticks: np.ndarray) -> Ticks:
-    """Return a tape's ticks as contiguous columns."""
-    return Ticks(*(np.ascontiguousarray(ticks[name]) for name in Ticks._fields))
+    """Return a tape's ticks as contiguous columns that may be written to: what the loop is compiled for."""
+    return Ticks(*(ticks[name].copy() for name in Ticks._fields))
 
 
 class _Player:
@@ -131,12 +133,13 @@ class _Player:
         self._done = 0
         self._wants = Event.DONE
 
-    def play(self, event: TapeEvent) -> Iterator[Mark]:
-        """Go on to an event and past it."""
-        while self._done < event.ticks and self._wants is Event.DONE:
-            self._done, self._wants = self._core.take(self._ticks, self._done, event.ticks)
-            self._make_room()
-        if self._done != event.ticks or self._wants is not _NEEDED.get(event.what, self._wants):
+    def play(self, event: TapeEvent, after: TapeEvent | None) -> Iterator[Mark]:
+        """Go on to an event and past it; ``after`` is the one that follows it."""
+        needed = _needed(event, after)
+        self._work_through(event.ticks)
+        if needed in (Event.ASK, Event.ACT):
+            self._close_bars()
+        if self._done != event.ticks or needed not in (None, self._wants):
             raise DataError(
                 f"tick {self._done}: the core wants {self._wants.name.lower()}, the tape has {event.what} "
                 f"at tick {event.ticks}",
@@ -144,10 +147,26 @@ class _Player:
             )
         yield from self._apply(event)
 
+    def _work_through(self, last: int) -> None:
+        if last > len(self._ticks.time):
+            raise DataError(f"the tape ends before tick {last}", mend="it is torn: read it up to its last whole tick")
+        self._make_room()
+        while self._done < last and self._wants is Event.DONE:
+            self._done, self._wants = self._core.take(self._ticks, self._done, last)
+            if self._wants is Event.FULL:
+                self._make_room()
+                self._wants = Event.DONE
+
+    def _close_bars(self) -> None:
+        """Let the bars end that were closed by the tick after the event: it was not worked through before."""
+        control = self._core.core.control[0]
+        while self._wants is Event.DONE and control["next_close"] < NEVER:
+            self._wants = self._core.reach(int(control["next_close"]))
+
     def _make_room(self) -> None:
-        if self._wants is Event.FULL:
-            self._core.forget_log()
-            self._wants = Event.DONE
+        """Forget what is to be written down: nobody reads it, and the loop stops when there is no room for more."""
+        self._core.forget_log()
+        self._core.core.ledger.money["events"] = 0
 
     def _apply(self, event: TapeEvent) -> Iterator[Mark]:
         core, body = self._core, event.body
@@ -155,7 +174,9 @@ class _Player:
             case "conditions":
                 core.set_conditions(healthy=body["healthy"], command=body["command"])
             case "clock":
-                self._wants = core.reach(body["clock"])
+                while (wants := core.reach(body["clock"])) is Event.FULL:
+                    self._make_room()
+                self._wants = wants
             case "answer":
                 core.answer(body["rows"], _matrix(body["p_up"], len(body["rows"])))
                 self._wants = core.decide()
@@ -170,8 +191,18 @@ class _Player:
                 yield Mark(event.ticks, body["decisions"], body["digest"], core.digest)
 
 
-_NEEDED = {"answer": Event.ASK, "placed": Event.ACT, "clock": Event.DONE, "command": Event.DONE}
-"""What the core must want where the tape goes on so."""
+def _needed(event: TapeEvent, after: TapeEvent | None) -> Event | None:
+    """Return what the core must want where the tape goes on so; None: it does not matter."""
+    match event.what:
+        case "answer":
+            return Event.ASK
+        case "placed":
+            return Event.ACT
+        case "clock" | "command":
+            return Event.DONE
+        case "mark" if after is not None and after.what == "placed":
+            return Event.ACT  # decisions are written down before their orders are sent
+    return None
 
 
 def _matrix(p_up: list[list[float]], rows: int) -> Float64:

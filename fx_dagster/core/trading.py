@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fx_dagster import snapshot
 from fx_dagster.core import loop
-from fx_dagster.core.intake import features_of, peek_features
+from fx_dagster.core.intake import features_of
 from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Kind, Predictions, Ticks
 from fx_dagster.core.state import Core, CoreSpec, new_core
 from fx_dagster.core.warm_up import History, warm_up
@@ -21,7 +21,7 @@ from fx_dagster.decision.step import end_halt
 from fx_dagster.errors import DataError, FeatureMismatchError
 from fx_dagster.execution import ledger as ledgers
 from fx_dagster.execution.ledger import Ledger, Order, restore_open_rows
-from fx_dagster.market.incremental import TickVerdict, believable
+from fx_dagster.market.incremental import TickVerdict
 from fx_dagster.market.timeframes import SECOND_NS
 
 Float32 = NDArray[np.float32]
@@ -99,6 +99,7 @@ class TradingCore:
         self.symbols = tuple(item.symbol for item in spec.instruments)
         self.timeframes = spec.catalogue.base.coarser()
         self.core: Core = new_core(spec, ledger, predictions)
+        self._copy: dict[str, NDArray[Any]] = {}
 
     # -- market ----------------------------------------------------------------------------------------------------
 
@@ -130,19 +131,15 @@ class TradingCore:
 
     def question(self) -> Question:
         """Return what the rows that wait ask the models; without rows where none is warm."""
-        control = self.core.control[0]
-        kind = Kind(int(control["event_kind"]))
-        waiting = np.empty(len(self.symbols), dtype=np.int64)
-        waiting = waiting[: loop.unanswered(self.core, int(control["event_time"]), waiting)]
-        rows = waiting[self.core.features["warm"][waiting]]
+        rows = np.empty(len(self.symbols), dtype=np.int64)
         found = np.empty((len(rows), len(self.spec.catalogue)), dtype=np.float32)
-        (peek_features if kind is Kind.MOVE else features_of)(self.core, rows, found)
-        known = np.isfinite(found).all(axis=1)
-        return Question(rows[known], found[known], int(control["event_time"]), kind)
+        count, control = loop.question(self.core, rows, found), self.core.control[0]
+        return Question(rows[:count], found[:count], int(control["event_time"]), Kind(int(control["event_kind"])))
 
     def answer(self, rows: Sequence[int] | Int64, p_up: Float64) -> None:
         """Give the rows that were asked about their probabilities, float64 ``[k, m]``; NaN: absent."""
-        loop.answer(self.core, np.asarray(rows, dtype=np.int64), np.ascontiguousarray(p_up, dtype=np.float64))
+        # Copied: what may not be written to, or lies in another order, is another type to compiled code.
+        loop.answer(self.core, np.array(rows, dtype=np.int64), np.array(p_up, dtype=np.float64, order="C"))
 
     def decide(self) -> Event:
         """Decide the rows that waited."""
@@ -247,16 +244,14 @@ class TradingCore:
 
     def believable(self) -> NDArray[np.bool_]:
         """Return which symbols' quotes count, bool ``[n]``: neither in quarantine nor crossed for long."""
-        return np.array([believable(self.core.gate[place]) for place in range(len(self.symbols))], dtype=np.bool_)
+        counts = np.zeros(len(self.symbols), dtype=np.bool_)
+        loop.mark_believable(self.core.gate, counts)
+        return counts
 
     def silent(self, time: int) -> NDArray[np.bool_]:
         """Return which symbols are silent for too long at ``time`` (ns UTC) in an open market, bool ``[n]``."""
-        control, watch = self.core.control[0], self.core.watch
         silent = np.zeros(len(self.symbols), dtype=np.bool_)
-        for place in range(len(self.symbols)):
-            if time >= watch[place]["next_edge"]:
-                loop.see_hours(self.core, place, time)
-            silent[place] = loop.silence_ns(control, watch[place], time) > control["stale_ns"]
+        loop.mark_silent(self.core, time, silent)
         return silent
 
     # -- what is remembered ----------------------------------------------------------------------------------------
@@ -268,15 +263,18 @@ class TradingCore:
     def market_copy(self) -> Callable[[], bytes]:
         """Return a function that packs what is known of the market now: bars, indicators, features of every symbol.
 
-        It works on a copy, and may be called in another thread while the core goes on.
+        It works on a copy, and may be called in another thread while the core goes on, until the next copy is made.
         """
-        arrays = {name: array.copy() for name, array in self._market_arrays().items()}
-        return partial(snapshot.pack, arrays, self._facts())
+        for name, array in self._market_arrays().items():
+            if name not in self._copy:
+                self._copy[name] = np.empty(array.shape, array.dtype)
+            np.copyto(snapshot.as_bytes(self._copy[name]), snapshot.as_bytes(array))
+        return partial(snapshot.pack, self._copy, self._facts())
 
     def whole(self) -> bytes:
-        """Return both states as one."""
+        """Return both states as one, large and soon: ticks wait meanwhile."""
         arrays = self._market_arrays() | self._session_arrays() | self._ledger_arrays()
-        return snapshot.pack(arrays, self._facts())
+        return snapshot.pack(arrays, self._facts(), snapshot.FAST)
 
     def reached(self, data: bytes) -> tuple[int, int]:
         """Return market time (ns UTC), and ticks taken of exactly that time, of :meth:`session_state`.
@@ -317,7 +315,7 @@ class TradingCore:
         reached = (int(facts["clock"]), int(facts["clock_ticks"]))
         if reached > not_after:
             raise DataError("a market state of a later moment than the checkpoint", mend="an older one is tried")
-        self._fill(self._market_arrays(), found, [(row, row) for row in range(len(self.symbols))])
+        self._fill(self._market_arrays(), found, None)
         return reached
 
     def restore_whole(self, data: bytes) -> None:
@@ -325,7 +323,7 @@ class TradingCore:
         self.restore_market(data, not_after=(NEVER, NEVER))
         self.restore_session(data)
         _, found = snapshot.unpack(data)
-        snapshot.fill(self._ledger_arrays(), found, [(row, row) for row in range(len(self.symbols))])
+        snapshot.fill(self._ledger_arrays(), found)
         self.core.ledger.money["events"] = 0
         restore_open_rows(self.core.ledger)
 
@@ -360,7 +358,7 @@ class TradingCore:
             )
         return facts, found
 
-    def _fill(self, arrays: snapshot.Arrays, found: snapshot.Found, rows: Sequence[tuple[int, int]]) -> None:
+    def _fill(self, arrays: snapshot.Arrays, found: snapshot.Found, rows: Sequence[tuple[int, int]] | None) -> None:
         """Take a state over, but for what follows from the spec, which may have changed since."""
         core = self.core
         control, gate, session = core.control.copy(), core.gate.copy(), core.watch["session"].copy()
@@ -397,8 +395,7 @@ class TradingCore:
         return {
             "control": core.control, "gate": core.gate, "forming": core.forming, "indicators": core.indicators,
             "features": core.features, "cross_counter": cross.counter, "cross_symbols": cross.rows,
-            # By symbol, as all others.
-            "cross_returns": cross.returns.T, "cross_short": cross.pairs_short, "cross_long": cross.pairs_long,
+            "cross_returns": cross.returns, "cross_short": cross.pairs_short, "cross_long": cross.pairs_long,
             "cross_rows": core.cross_rows, "agreement": core.agreement, "shift": core.shift,
         }  # fmt: skip
 
@@ -424,14 +421,13 @@ def rehearse(core: TradingCore) -> None:
         core.question()
         core.answer(rows, np.full((1, core.core.inputs["p_up"].shape[1]), 0.5))
         core.decide()
-    peek_features(core.core, rows, np.empty((1, len(core.spec.catalogue)), dtype=np.float32))
+    core.sample_features()
     core.reach(clock + 2 * base_ns)
     core.decide_now(rows, clock + 2 * base_ns)
     loop.decided_before(core.core)
     loop.place_decided(core.core, 0)
     _rehearse_account(core.core.ledger)
     core.end_halt(1.0)
-    loop.see_hours(core.core, 0, clock)
     core.silent(clock)
     core.believable()
     list(core.acts())

@@ -1,5 +1,6 @@
 """A market state from history: closed bars are taken in as if their ticks had been seen."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -87,16 +88,17 @@ def _grid(closes: Sequence[tuple[Int64, Float64]]) -> Float64:
 
 @compiled
 def _compare_history(core: Core, table: np.ndarray) -> None:
-    """Show the comparison between symbols every row of the grid; the last row's signals are the newest votes'."""
+    """Show the comparison between symbols every row of the grid; symbols with a bar in the last one speak."""
     n = core.features.shape[0]
-    count = 0
-    for i in range(n):
-        if core.watch[i].bar_time > 0:
-            core.rows[count] = i
-            count += 1
-    if n > 1:
+    if n > 1 and table.shape[0] > 0:
         for k in range(table.shape[0]):
             push_grid(core.cross, table[k])
+        count = 0
+        for i in range(n):
+            if math.isfinite(table[-1, i]):
+                core.rows[count] = i
+                count += 1
         compare_signals(core, count)
-    for k in range(count):
-        fill_inputs(core, core.rows[k])
+    for i in range(n):
+        if core.watch[i].bar_time > 0:
+            fill_inputs(core, i)

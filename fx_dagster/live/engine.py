@@ -13,9 +13,11 @@ give the same decisions, however often it was killed.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -46,9 +48,13 @@ FLUSH_S = 8.0
 """Of the ten seconds that an orderly end may take."""
 STATUS_S = 0.25
 BASELINE_S = 1.0
-MARKET_STATE_S = 5.0
-"""How often the market's state is written at most: what a restart has to follow again."""
+MARKET_STATE_S, MARKET_STATE_SHARE = 5.0, 0.02
+"""How often the market's state is written at most, which is what a restart has to follow again, and what part of the
+time packing it may take: that of a thousand symbols takes a second."""
+TAPE_FLUSH_S = 0.05
 FEED_PAUSE_S = 0.5
+BUSY_NS, GATHER_S = 4_000_000, 0.002
+"""A feed that has news again within 4 ms is busy: its ticks are gathered for 2 ms, which costs a third."""
 NO_INTENTS: Mapping[int, OrderIntent] = MappingProxyType({})
 
 
@@ -118,7 +124,8 @@ class Engine:
         self._resumed_ns = 0
         self._asked: tuple[Question, Asked] | None = None
         self._asked_features: Float32 | None = None
-        self._next_baseline_ns = self._next_quotes_ns = self._next_state_ns = 0
+        self._next_baseline_ns = self._next_quotes_ns = self._next_state_ns = self._next_flush_ns = 0
+        self._packing_s = 0.0
         self._skip = 0
         self._records: list[DecisionRecord] = []
         self._bar_time = 0
@@ -154,12 +161,14 @@ class Engine:
             for task in (worker, *others):
                 task.cancel()
             await asyncio.gather(worker, *others, return_exceptions=True)
+            gc.unfreeze()
 
     async def _end(self) -> Ending:
         ending = Ending.STOPPED if self._stopping.is_set() else Ending.FINISHED
         clock = self._core.clock[0]
         self._outbox.note(str(ending), None, f"at {status.market_time_text(clock)}", clock)
         self._outbox.post_notes()
+        self._tape.flush()
         self._show(str(ending))
         if ending is Ending.FINISHED:
             await self._journal.finish("the tape is over")
@@ -178,8 +187,9 @@ class Engine:
         self._keep_market()
         self._core.rehearse()
         await self._parts.models.warm_up(self._core.sample_features())
-        self._tape.begin()
         self._outbox.settle(session.unsettled, session.position)
+        self._tape.begin()
+        gc.freeze()  # what there is stays: the collector would look at it again and again, and ticks would wait
         self._feed.start(session.position, session.clock)
         where = status.market_time_text(session.position)
         self._outbox.note("resumed" if session.resumed else "began", None, f"at {where}", session.position)
@@ -189,6 +199,7 @@ class Engine:
 
     async def _take_in(self) -> None:
         """Ask the terminal again and again, beside the decisions; a replay waits while they are behind."""
+        before_ns = 0
         while not self._stopping.is_set() and not self._feed.finished:
             room = self._queue.room if self._queue.idle or not self._info.lossless else 0
             try:
@@ -197,10 +208,13 @@ class Engine:
                 # Every batch moves the clock on; a paused replay's says nothing new.
                 if len(batch) or batch.clock > self._core.clock[0] or self._feed.finished:
                     self._queue.put(batch)
+                if batch.received_ns - before_ns < BUSY_NS and not self._info.lossless:
+                    await self._clock.sleep(GATHER_S)
+                before_ns = batch.received_ns
             except BrokerError as error:
                 self._feed_problem = str(error)
                 await self._clock.sleep(FEED_PAUSE_S)
-            await self._clock.sleep(self._parts.settings.poll_ms / 1000)
+            await self._feed.news(self._parts.settings.poll_ms / 1000)
         while True:  # the worker ends the session
             await self._clock.sleep(FEED_PAUSE_S)
 
@@ -230,7 +244,7 @@ class Engine:
             first = done
             done, event = self._core.take(ticks, first, len(batch))
             self._tape.ticks(ticks, first, done)
-            if event is Event.DONE:
+            if event is Event.DONE and batch.clock > self._core.clock[0]:
                 event = self._core.reach(batch.clock)
                 self._tape.event("clock", {"clock": batch.clock})
             if event is Event.DONE:
@@ -256,17 +270,16 @@ class Engine:
         question = self._core.question()
         self._times.add("features", self._since(began))
         asked = await self._parts.models.ask(question.features)
-        if asked.latency_ms is not None:
-            self._times.add("model", asked.latency_ms)
-        self._release, self._asked_features = asked.release, question.features
         self._set_conditions()
         began = self._clock.monotonic_ns()
         self._core.answer(question.rows, asked.p_up)
         event = self._core.decide()
         self._times.add("decide", self._since(began))
         self._times.add("total", self._since(received_ns))
+        if asked.latency_ms is not None:
+            self._times.add("model", asked.latency_ms)
         self._tape.event("answer", {"rows": question.rows.tolist(), "p_up": asked.p_up.tolist()})
-        self._asked = (question, asked)
+        self._asked, self._asked_features, self._release = (question, asked), question.features, asked.release
         return event
 
     async def _act(self, received_ns: int) -> None:
@@ -283,6 +296,8 @@ class Engine:
         logged = self._core.drain_log()
         question, asked = self._asked or (None, None)
         self._asked = None
+        if not logged:
+            return
         around = Circumstances(question, asked, self._journal.problem, self._since(received_ns), self._clock.wall_ns())
         records = self._scribe.records(logged, around, intents)
         self._note_levels(records)
@@ -321,8 +336,15 @@ class Engine:
         """Write the market's state now and then, always together with a checkpoint: a restart goes on from both."""
         now = self._clock.monotonic_ns()
         if now >= self._next_state_ns and self._parts.states.idle:
-            self._next_state_ns = now + int(MARKET_STATE_S * SECOND_NS)
-            self._parts.states.save(self._core.market_copy())
+            pause_s = max(MARKET_STATE_S, self._packing_s / MARKET_STATE_SHARE)
+            self._next_state_ns = now + int(pause_s * SECOND_NS)
+            self._parts.states.save(partial(self._pack_market, self._core.market_copy()))
+
+    def _pack_market(self, pack: Callable[[], bytes]) -> bytes:
+        began = self._clock.monotonic_ns()
+        packed = pack()
+        self._packing_s = self._since(began) / 1e3
+        return packed
 
     def _note_levels(self, records: Sequence[DecisionRecord]) -> None:
         """Say it when the worst level of what was decided together changes."""
@@ -357,7 +379,9 @@ class Engine:
             await self._measure_baseline(self._asked_features)
         if self._tape.full:
             self._tape.begin()
-        self._tape.flush()
+        if now >= self._next_flush_ns:
+            self._next_flush_ns = now + int(TAPE_FLUSH_S * SECOND_NS)
+            self._tape.flush()
 
     async def _flatten(self) -> None:
         """Close every position at once; the step says how, the command is a person's."""

@@ -66,6 +66,8 @@ class ModelDesk:
         self._clock = clock
         self._failures = 0
         self._problem = ""
+        self._judged: ModelService | None = None
+        self._judgement = ""
         self.failed_calls = 0
 
     @property
@@ -75,26 +77,30 @@ class ModelDesk:
 
     async def ask(self, features: Float32) -> Asked:
         """Return the models' probabilities for float32 ``[n, F]``, or why there are none, within the deadline."""
-        absent = np.full((len(features), len(self._models)), np.nan)
         service = self._provider.service
         refusal = self._refusal()
         if service is None or refusal:
-            return Asked(absent, None, None, refusal)
+            return self._without(features, refusal)
         if self._failures >= FAILURES_MAX:
-            return Asked(absent, None, None, f"not asked after {self._failures} failures: {self._problem}")
+            return self._without(features, f"not asked after {self._failures} failures: {self._problem}")
         began = self._clock.monotonic_ns()
         try:
             answer = await service.predict(features, deadline_s=self._deadline_s)
         except ModelCallError as error:
             self._fail(f"{error.reason}: release {service.release} gave no answer")
-            return Asked(absent, None, self._since(began), self._problem)
+            return self._without(features, self._problem, self._since(began))
         if not answer.complete:
             names = [name for name, bad in zip(answer.models, answer.discarded, strict=True) if bad]
             self._fail(f"bad_answer: discarded {', '.join(names)}")
         else:
             self._failures, self._problem = 0, ""
-        columns = [answer.models.index(name) for name in self._models]
-        return Asked(answer.p_up[:, columns], answer.release, self._since(began), self._problem)
+        p_up = answer.p_up
+        if answer.models != self._models:
+            p_up = p_up[:, [answer.models.index(name) for name in self._models]]
+        return Asked(p_up, answer.release, self._since(began), self._problem)
+
+    def _without(self, features: Float32, problem: str, waited_ms: float | None = None) -> Asked:
+        return Asked(np.full((len(features), len(self._models)), np.nan), None, waited_ms, problem)
 
     async def warm_up(self, features: Float32) -> None:
         """Open the connection with patience, so that the first decision does not pay for it; counts for nothing."""
@@ -134,6 +140,12 @@ class ModelDesk:
         service = self._provider.service
         if service is None:
             return self._provider.problem or "no release is active"
+        if service is not self._judged:
+            # A service is of one release for good.
+            self._judged, self._judgement = service, self._judge(service)
+        return self._judgement
+
+    def _judge(self, service: ModelService) -> str:
         try:
             require_same_features(
                 release=service.release, trained_hash=service.feature_hash, live_hash=self._feature_hash

@@ -75,6 +75,10 @@ class TickFeed(Protocol):
         """
         ...
 
+    async def news(self, within_s: float) -> None:
+        """Return when there may be something to poll: at once where the feed is told so, else after ``within_s``."""
+        ...
+
     @property
     def finished(self) -> bool:
         """Whether no tick will ever come again: the tape is over."""

@@ -1,5 +1,7 @@
 """Which symbols' quotes do not count at a moment, in words: impossible prices, or silence in an open market."""
 
+import numpy as np
+
 from fx_dagster.core.trading import TradingCore
 
 
@@ -12,25 +14,23 @@ class QuoteWatch:
 
     def __init__(self, core: TradingCore) -> None:
         self._core = core
-        self._known_bad: dict[str, str] = {}
+        self._bad: dict[str, str] = {}
 
     def news(self, time: int) -> list[tuple[str, str]]:
         """Return (symbol, message) for each symbol that has just been halted or let go again at ``time`` (ns UTC)."""
-        found = []
         believable, silent = self._core.believable(), self._core.silent(time)
-        for place, symbol in enumerate(self._core.symbols):
-            bad = _words(bool(believable[place]), bool(silent[place]))
-            if bad != self._known_bad.get(symbol, ""):
-                found.append((symbol, bad or "quotes count again"))
-                self._known_bad[symbol] = bad
-        return found
+        places, symbols = np.flatnonzero(~believable | silent).tolist(), self._core.symbols
+        bad = {symbols[place]: _words(bool(believable[place])) for place in places}
+        known, self._bad = self._bad, bad
+        if bad == known:
+            return []
+        changed = [symbol for symbol in symbols if bad.get(symbol) != known.get(symbol)]
+        return [(symbol, bad.get(symbol, "quotes count again")) for symbol in changed]
 
     def halted(self) -> dict[str, str]:
         """Return the symbols that are halted, and why, as of the last :meth:`news`."""
-        return {symbol: why for symbol, why in self._known_bad.items() if why}
+        return dict(self._bad)
 
 
-def _words(believable: bool, silent: bool) -> str:
-    if not believable:
-        return "halted: impossible or crossed prices"
-    return "halted: silent while its market is open" if silent else ""
+def _words(believable: bool) -> str:
+    return "halted: silent while its market is open" if believable else "halted: impossible or crossed prices"

@@ -25,10 +25,11 @@ from fx_dagster.market.incremental import (
     fold_bar,
     known_until,
 )
-from fx_dagster.market.schemas import BAR_TYPES, TICK_TYPES, empty_bars
+from fx_dagster.market.schemas import BAR_TYPES, TICK_TYPES, TickFlag, empty_bars
 from fx_dagster.market.timeframes import Int64, Timeframe
 
 Float64 = NDArray[np.float64]
+_MODELLED = int(TickFlag.MODELLED)
 
 
 def ticks_to_bars(
@@ -133,24 +134,45 @@ def _bars_of_ticks(
     """Write the bars that end by ``until`` and return their number, or minus the first row that is out of order."""
     bar = forming[0]
     written = 0
-    before = time[0]
-    for row in range(len(time)):
-        moment = time[row]
-        if moment < before:
+    row = 0
+    while row < len(time):
+        first = row
+        add_tick(bar, code, time[row], bid[row], ask[row], volume[row], flags[row])
+        row = _last_of_bar(time, row, bar.end) + 1
+        if row < len(time) and time[row] < time[row - 1]:
             return -row
-        before = moment
-        if moment >= bar.end and bar.count > 0:
-            # Rows out of order may need more room than there is: they are refused below.
-            if bar.end > until or written == len(out):
-                bar.count = 0
-            else:
-                finish_base(bar, code, point, out[written])
-                written += 1
-        add_tick(bar, code, moment, bid[row], ask[row], volume[row], flags[row])
-    if bar.end <= until:
-        finish_base(bar, code, point, out[written])
-        written += 1
+        _add_ticks(bar, bid, ask, volume, flags, first + 1, row)
+        if bar.end <= until:
+            finish_base(bar, code, point, out[written])
+            written += 1
+        bar.count = 0
     return written
+
+
+@compiled
+def _last_of_bar(time: Int64, row: int, end: int) -> int:
+    """Return the last row from ``row`` on that is before ``end``, and up to which no row is out of order."""
+    while row + 1 < len(time) and time[row] <= time[row + 1] < end:
+        row += 1
+    return row
+
+
+@compiled
+def _add_ticks(
+    bar: Record, bid: Float64, ask: Float64, volume: Float64, flags: NDArray[np.int32], first: int, last: int
+) -> None:
+    """Add ticks to a bar that has begun: :func:`fx_dagster.market.incremental.add_tick`, of many at once."""
+    high, low, tick_volume, spread_sum = bar.high, bar.low, bar.tick_volume, bar.spread_sum
+    for row in range(first, last):
+        price = bid[row]
+        # Both comparisons of each are made: which of two is true cannot be foreseen.
+        high = price if (price > high) | (price != price) else high
+        low = price if (price < low) | (price != price) else low
+        tick_volume += volume[row] if flags[row] & _MODELLED else 1.0
+        spread_sum += ask[row] - price
+    bar.high, bar.low, bar.tick_volume, bar.spread_sum = high, low, tick_volume, spread_sum
+    bar.close = bid[last - 1]
+    bar.count += last - first
 
 
 @compiled

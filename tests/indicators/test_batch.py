@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fx_dagster.errors import DataError
-from fx_dagster.indicators.batch import compute_indicators
+from fx_dagster.indicators.arrays import bar_arrays
+from fx_dagster.indicators.batch import compute_indicators, indicator_values
 from fx_dagster.indicators.catalogue import INDICATOR_COLUMNS, MEMORY_BARS
 from fx_dagster.market.timeframes import HOUR_NS, Timeframe, bar_close, bar_open
 
@@ -213,6 +214,14 @@ def test_a_history_shorter_than_the_warm_up_is_all_nan(make_bars, timeframe):
     frame = compute_indicators({timeframe: bars}, timeframe)
     assert len(frame) == 10
     assert frame[COLUMNS].isna().all().all()
+
+
+@pytest.mark.parametrize("rows", [5, 300])
+def test_a_matrix_at_hand_is_filled_whole(make_bars, rows):
+    bars = bar_arrays({D1: make_bars(rows, base=D1)}, D1)
+    out = np.full((len(COLUMNS), rows), 7.0)
+    assert indicator_values(bars, [], out) is out
+    np.testing.assert_array_equal(out, indicator_values(bars, []))
 
 
 def test_no_bars_give_an_empty_frame(make_bars):
