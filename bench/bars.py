@@ -1,17 +1,16 @@
-"""Ticks to nine timeframes: how many millions a second, whole tables at once and tick by tick.
+"""Ticks to bars of nine timeframes: a whole table at once, and tick by tick through the gate."""
 
-Run from the repository's folder: ``python -m bench.bars``. Ticks come every two seconds on average and walk a point at
-a time; each figure is the median of several runs in one process, compiling left out.
-"""
-
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from bench.data import POINT, tick_table, ticks
+from bench.peers import OWN, POLARS
+from bench.session import Session
+from bench.table import Limit, Row
+from bench.timing import millions_a_second, timed
 from fx_dagster.compiled import compiled
 from fx_dagster.market.bars import build_timeframes
 from fx_dagster.market.calendar import bar_open_at
@@ -25,45 +24,46 @@ from fx_dagster.market.incremental import (
     new_forming,
     new_gates,
 )
-from fx_dagster.market.schemas import TickFlag, tick_frame
 from fx_dagster.market.timeframes import Timeframe
 
-POINT = 1e-5
+TICKS = 5_000_000
+MILLIONS_A_SECOND = 80.0
+_SPIKE_Z = 25.0
 _GOOD, _CONFIRMED = int(TickVerdict.GOOD), int(TickVerdict.CONFIRMED)
 _BASE = 0
-_START = 1_577_923_200_000_000_000
-"""2020-01-02 00:00 UTC, in ns."""
 
-Int64, Float64 = NDArray[np.int64], NDArray[np.float64]
-
-
-def walk(rows: int, seed: int = 20240101) -> pd.DataFrame:
-    """Return TICKS of a random walk: gaps exponential with a mean of 2 s, spreads of 6 to 19 points."""
-    rng = np.random.default_rng(seed)
-    gap = (rng.exponential(2000.0, rows) + 1).astype(np.int64) * 1_000_000
-    mid = np.round(1.1 + np.cumsum(rng.integers(-1, 2, rows)) * POINT, 5)
-    spread = rng.integers(6, 20, rows) * POINT
-    bid = np.round(mid - spread / 2, 5)
-    flags = np.full(rows, int(TickFlag.BID | TickFlag.ASK))
-    return tick_frame(_START + np.cumsum(gap), bid, np.round(bid + spread, 5), np.zeros(rows), flags)
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
 
 
-def nine_timeframes_mticks(rows: int = 5_000_000, runs: int = 5) -> float:
-    """Return millions of ticks a second from a table of ticks to tables of closed bars in all nine timeframes."""
-    ticks = walk(rows)
-    return _rate(lambda: build_timeframes(ticks, Timeframe.M1, POINT), rows, runs)
+def rows(session: Session) -> Iterator[Row]:
+    """Measure both."""
+    source = ticks(session.size(TICKS))
+    table, count = tick_table(source), len(source.time)
 
+    def whole() -> None:
+        build_timeframes(table, Timeframe.M1, POINT)
 
-def incremental_mticks(rows: int = 5_000_000, runs: int = 5) -> float:
-    """Return millions of ticks a second through the gate and the forming bars of all nine timeframes, one by one."""
-    ticks = walk(rows)
-    columns = [ticks[name].to_numpy() for name in ticks]
+    def one_by_one() -> None:
+        forming, out = new_forming(1, Timeframe.M1)[0], new_closed(Timeframe.M1)
+        gate = new_gates([POINT], _SPIKE_Z)[0]
+        _one_by_one(source.time, source.bid, source.ask, source.volume, source.flags, gate, forming, out, POINT)
 
-    def run() -> None:
-        gates = new_gates([POINT], spike_z=25.0)
-        _one_by_one(*columns, gates[0], new_forming(1, Timeframe.M1)[0], new_closed(Timeframe.M1), POINT)
-
-    return _rate(run, rows, runs)
+    with ExitStack() as stack:
+        arrays = {"time": source.time, "bid": source.bid}
+        rivals = {
+            name: stack.enter_context(session.peers.start(environment, script, arrays))
+            for name, environment, script in (
+                ("polars, through M1", POLARS, "polars_ticks.py"), ("NumPy reduceat", OWN, "numpy_ticks.py"),
+            )
+        }  # fmt: skip
+        work = f"{count / 1e6:g} M ticks to bars in nine timeframes"
+        ours, theirs = session.in_turns(work, timed(whole, count), rivals, millions_a_second)
+        note = "one thread; New York's calendar and mean spreads included, which the others leave out"
+        yield Row(work, ours, "M ticks/s", Limit(MILLIONS_A_SECOND), more_is_better=True, rivals=theirs, note=note)
+    work = "the same tick by tick, through the gate"
+    ours, _ = session.in_turns(work, timed(one_by_one, count), {}, millions_a_second)
+    yield Row(work, ours, "M ticks/s", more_is_better=True)
 
 
 @compiled
@@ -95,18 +95,3 @@ def _closed(forming: Record, until: int, point: float, out: Record) -> int:
         written = close_bars(forming, _BASE, until, point, out)
         bars += written
     return bars
-
-
-def _rate(run: Callable[[], object], rows: int, runs: int) -> float:
-    run()
-    seconds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return rows / statistics.median(seconds) / 1e6
-
-
-if __name__ == "__main__":
-    print(f"nine timeframes from a table: {nine_timeframes_mticks():.0f} million ticks/s")  # noqa: T201
-    print(f"nine timeframes, tick by tick, with the gate: {incremental_mticks():.0f} million ticks/s")  # noqa: T201

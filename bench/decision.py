@@ -1,19 +1,16 @@
-"""How long the decision step takes: at a tick that changes nothing, and at a bar's close with entries to size.
+"""How long the decision step takes: at a tick that changes nothing, and at a bar's close with entries to size."""
 
-Run from the repository's folder: ``python -m bench.decision``. Each figure is the median of several runs in one
-process, compiling left out.
-"""
-
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from bench.session import Session
+from bench.table import Row
+from bench.timing import microseconds, timed
 from fx_dagster.compiled import compiled
 from fx_dagster.decision.config import step_config
-from fx_dagster.decision.decider import instrument_table
+from fx_dagster.decision.instruments import instrument_table
 from fx_dagster.decision.rows import ACCOUNT, DECISION, POSITION, Rows, config_row, input_dtype
 from fx_dagster.decision.state import new_state
 from fx_dagster.decision.step import Record, decide_rows
@@ -24,6 +21,7 @@ from fx_dagster.settings import CostSettings, RiskSettings
 _SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD", "AUDUSD", "USDCAD", "USDCHF", "NZDUSD")
 _START = 1_700_000_000 * 1_000_000_000 // HOUR_NS * HOUR_NS
 _WINDOW = 240
+TICKS, BARS = 1_000_000, 2_000
 
 
 class Desk(NamedTuple):
@@ -95,30 +93,18 @@ def _bars(desk: Record, count: int, held: int) -> None:
         )  # fmt: skip
 
 
-def quiet_tick_us(count: int = 1_000_000) -> float:
-    """Return microseconds of deciding one symbol at a tick that changes neither its bar, models nor level."""
-    case = desk()
-    return _median_us(lambda: _ticks(case, count, 3), count)
+def rows(session: Session) -> Iterator[Row]:
+    """Measure both, and a bar at which nothing can be entered."""
+    for work, held in (("a bar of eight symbols, five entries", 3), ("a bar of eight symbols, no entry", 8)):
+        yield _bar(session, work, held)
+    case, count = desk(), session.size(TICKS)
+    work = "one symbol at a tick that changes nothing"
+    ours, _ = session.in_turns(work, timed(lambda: _ticks(case, count, 3), count), {}, microseconds)
+    yield Row(f"decision step: {work}", ours, "µs")
 
 
-def bar_step_us(count: int = 2_000, *, held: int = 3) -> float:
-    """Return microseconds of deciding all eight symbols at a bar's close; those without a position enter."""
-    case = desk(held=held)
+def _bar(session: Session, work: str, held: int) -> Row:
+    case, count = desk(held=held), session.size(BARS)
     case.config["hold_bars_max"] = 1 << 60
-    return _median_us(lambda: _bars(case, count, held), count)
-
-
-def _median_us(run: Callable[[], None], count: int) -> float:
-    run()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) * 1e6 / count
-
-
-if __name__ == "__main__":
-    print(f"a quiet tick: {quiet_tick_us():.3f} µs")  # noqa: T201
-    print(f"a bar of eight symbols, five entries: {bar_step_us():.1f} µs")  # noqa: T201
-    print(f"a bar of eight symbols, no entry: {bar_step_us(held=8):.1f} µs")  # noqa: T201
+    ours, _ = session.in_turns(work, timed(lambda: _bars(case, count, held), count), {}, microseconds)
+    return Row(f"decision step: {work}", ours, "µs")

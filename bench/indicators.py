@@ -1,106 +1,80 @@
-"""How fast the thirteen indicators are: a bar at a time, many rows at a time, and a whole history beside TA-Lib's."""
+"""The thirteen indicators: a bar at a time, many rows at a time, and a whole history."""
 
-import gc
-import statistics
-from collections.abc import Callable
-from time import perf_counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data import columns, minute_bars
+from bench.peers import NAUTILUS, OWN, REUSING
+from bench.session import Session
+from bench.table import Limit, Row
+from bench.timing import Contender, microseconds, nanoseconds, timed
 from fx_dagster.indicators.arrays import BarArrays
 from fx_dagster.indicators.batch import indicator_values
-from fx_dagster.indicators.incremental import VALUES, new_states, push_history, push_one, push_rows
-from fx_dagster.market.timeframes import Timeframe
+from fx_dagster.indicators.catalogue import INDICATOR_COLUMNS
+from fx_dagster.indicators.incremental import new_states, push_one, push_rows
 
-Float64 = NDArray[np.float64]
+ONE_US, ROW_US = 1.5, 0.3
+BARS, HISTORY = 20_000, 1_000_000
+_NAUTILUS_NOTE = "nautilus has 13 of the usual 14, in 14 Python calls a bar"
 
 
-def one_bar_us(calls: int = 5_000) -> float:
-    """Return microseconds of one Python call that takes one new bar: all thirteen indicators."""
-    states, bars = new_states(1), list(_rows(_bars(calls)))
-    row = 0
+def rows(session: Session) -> Iterator[Row]:
+    """Measure all of it."""
+    bars = minute_bars(session.size(HISTORY))
+    with ExitStack() as stack:
+        start = session.peers.start
+        steps = {
+            "nautilus_trader": stack.enter_context(start(NAUTILUS, "nautilus_indicators.py", columns(bars))),
+            "TA-Lib streams": stack.enter_context(start(OWN, "talib_stream.py", columns(bars))),
+        }
+        yield _one_bar(session, bars, steps)
+        yield _many_rows(session, bars, steps, 9, "nine timeframes")
+        yield _many_rows(session, bars, steps, 100, "a hundred symbols")
+    reused = np.empty((len(INDICATOR_COLUMNS), len(bars)))
+    for what, out, environment in (("into a matrix at hand", reused, REUSING), ("into a new matrix", None, OWN)):
+        with session.peers.start(environment, "talib_batch.py", columns(bars)) as talib:
+            yield _whole_history(session, bars, what, out, talib)
+
+
+def _one_bar(session: Session, bars: BarArrays, rivals: Mapping[str, Contender]) -> Row:
+    states, each, row = new_states(1), list(_table(bars, BARS)), 0
 
     def run() -> None:
-        for bar in bars:
+        for bar in each:
             push_one(states, row, bar)
 
-    return _median_seconds(run, 9) * 1e6 / calls
+    work = "one new bar, 13 indicators, one Python call"
+    ours, theirs = session.in_turns(work, timed(run, len(each)), rivals, microseconds)
+    return Row(work, ours, "µs a bar", Limit(ONE_US), rivals=theirs, note=_NAUTILUS_NOTE)
 
 
-def rows_us(count: int, bars_each: int = 300) -> float:
-    """Return microseconds a row where one Python call takes a new bar each for ``count`` states."""
-    states, rows = new_states(count), np.arange(count, dtype=np.int64)
-    batches = list(_rows(_bars(bars_each * count)).reshape(count, bars_each, 5).transpose(1, 0, 2).copy())
+def _many_rows(session: Session, bars: BarArrays, rivals: Mapping[str, Contender], count: int, what: str) -> Row:
+    states, which = new_states(count), np.arange(count, dtype=np.int64)
+    batches = list(_table(bars, min(BARS, len(bars)) // count * count).reshape(-1, count, 5))
 
     def run() -> None:
         for batch in batches:
-            push_rows(states, rows, batch)
+            push_rows(states, which, batch)
 
-    return _median_seconds(run, max(30_000 // (bars_each * count), 5)) * 1e6 / (bars_each * count)
-
-
-def history_ns(count: int = 1_000_000) -> float:
-    """Return nanoseconds a bar of a history that is pushed through a state, every row's values kept."""
-    bars, states, values = _bars(count), new_states(1), np.empty((count, VALUES))
-    columns = (bars.high, bars.low, bars.close, bars.tick_volume, np.empty(0), values)
-    return _median_seconds(lambda: push_history(states[0], *columns), 5) * 1e9 / count
+    work = f"a new bar each for {what}, one Python call"
+    ours, theirs = session.in_turns(work, timed(run, len(batches) * count), rivals, microseconds)
+    return Row(work, ours, "µs a bar", Limit(ROW_US), rivals=theirs, note=_NAUTILUS_NOTE)
 
 
-def batch_ns(count: int = 1_000_000) -> tuple[float, float]:
-    """Return nanoseconds a bar of the whole batch and of TA-Lib's comparable set, measured in turns."""
-    bars = _bars(count)
-    ours: list[float] = []
-    theirs: list[float] = []
-    for _ in range(9):
-        ours.append(_median_seconds(lambda: indicator_values(bars, []), 1))
-        theirs.append(_median_seconds(lambda: _talib_set(bars), 1))
-    return statistics.median(ours[2:]) * 1e9 / count, statistics.median(theirs[2:]) * 1e9 / count
+def _whole_history(
+    session: Session, bars: BarArrays, what: str, out: NDArray[np.float64] | None, talib: Contender
+) -> Row:
+    def run() -> None:
+        indicator_values(bars, [], out)
+
+    work = f"13 indicators over {len(bars):,} bars, {what}"
+    ours, theirs = session.in_turns(work, timed(run, len(bars)), {"TA-Lib": talib}, nanoseconds)
+    note = "TA-Lib's usual 14; its allocator " + ("gives out new memory" if out is None else "keeps and reuses memory")
+    return Row(work, ours, "ns a bar", Limit(1.0, beside=True), rivals=theirs, note=note)
 
 
-def _talib_set(bars: BarArrays) -> list[object]:
-    import talib
-
-    high, low, close, volume = bars.high, bars.low, bars.close, bars.tick_volume
-    return [
-        *(talib.SMA(close, window) for window in (20, 50, 200)),
-        *(talib.EMA(close, window) for window in (12, 26)),
-        talib.RSI(close, 14),
-        talib.MACD(close, 12, 26, 9),
-        talib.BBANDS(close, 20, 2, 2),
-        talib.ATR(high, low, close, 14),
-        talib.ADX(high, low, close, 14),
-        talib.STOCH(high, low, close, 14, 3, 0, 3, 0),
-        talib.OBV(close, volume),
-        talib.MFI(high, low, close, volume, 14),
-        talib.CCI(high, low, close, 20),
-    ]
-
-
-def _bars(count: int) -> BarArrays:
-    """Return a seeded random walk on M1, read-only as :func:`bar_arrays` gives it."""
-    rng = np.random.default_rng(0)
-    close = np.round(1.1 * np.exp(np.cumsum(rng.normal(0.0, 1e-4, count))), 5)
-    opening = np.concatenate([close[:1], close[:-1]])
-    high = np.maximum(opening, close) + np.round(np.abs(rng.normal(0.0, 5e-5, count)), 5)
-    low = np.minimum(opening, close) - np.round(np.abs(rng.normal(0.0, 5e-5, count)), 5)
-    time = np.arange(count, dtype=np.int64) * Timeframe.M1.nominal_ns
-    bars = BarArrays(Timeframe.M1, time, opening, high, low, close, rng.integers(1, 500, count).astype(np.float64))
-    for array in (bars.time, bars.open, bars.high, bars.low, bars.close, bars.tick_volume):
-        array.flags.writeable = False
-    return bars
-
-
-def _rows(bars: BarArrays) -> Float64:
-    return np.stack([bars.open, bars.high, bars.low, bars.close, bars.tick_volume], axis=1)
-
-
-def _median_seconds(function: Callable[[], object], repeats: int) -> float:
-    function()
-    times = []
-    for _ in range(repeats):
-        gc.collect()
-        start = perf_counter()
-        function()
-        times.append(perf_counter() - start)
-    return statistics.median(times)
+def _table(bars: BarArrays, count: int) -> NDArray[np.float64]:
+    return np.stack([bars.open, bars.high, bars.low, bars.close, bars.tick_volume], axis=1)[:count]

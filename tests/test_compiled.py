@@ -3,8 +3,15 @@
 import subprocess
 import sys
 import textwrap
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numba.core.errors import NumbaError
 
 from fx_dagster import compiled as module
+from fx_dagster.core import loop
+from fx_dagster.execution import ledger
 
 PROGRAM = """
 import logging, sys
@@ -114,3 +121,48 @@ def test_the_stamp_covers_the_rules_of_the_zones(tmp_path, monkeypatch):
 def test_without_the_systems_zones_the_packages_count(monkeypatch):
     monkeypatch.setattr("zoneinfo.TZPATH", ())
     assert module._zone_rules("Europe/London").startswith(b"TZif")
+
+
+class Bundle(NamedTuple):
+    """Arrays that are handed on together."""
+
+    values: np.ndarray
+    sums: np.ndarray
+
+
+def _add(bundle, place):
+    bundle.sums[0] += bundle.values[place]
+
+
+def _counts(dispatcher):
+    return "NRT_incref" in next(iter(dispatcher.inspect_asm().values()))
+
+
+def _walker(kind, add):
+    def walk(bundle):
+        for place in range(bundle.values.shape[0]):
+            add(bundle, place)
+
+    return kind(walk)
+
+
+@pytest.mark.parametrize(("kind", "counts"), [(module.compiled, True), (module.uncounted, False)])
+def test_handing_a_bundle_on_counts_references_or_does_not(kind, counts):
+    walk, bundle = _walker(kind, kind(_add)), Bundle(np.arange(5.0), np.zeros(1))
+    walk(bundle)
+    assert bundle.sums[0] == 10.0
+    assert _counts(walk) is counts
+
+
+def test_what_makes_an_array_must_count():
+    @module.uncounted
+    def make(count):
+        return np.zeros(count).sum()
+
+    with pytest.raises(NumbaError, match="returning of array"):
+        make(3)
+
+
+def test_nothing_is_counted_on_the_way_of_a_tick():
+    for function in (loop.take_ticks, loop.take_clock, ledger.place, ledger.modify):
+        assert function.targetoptions["_nrt"] is False

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fx_dagster.backtest.prepare import RETURNS_BARS, History, Market
 from fx_dagster.backtest.result import Acts, BacktestResult, make_result, name_counts
-from fx_dagster.compiled import compiled
+from fx_dagster.compiled import compiled, uncounted
 from fx_dagster.decision.codes import Action, Command, Level, Stage
 from fx_dagster.decision.config import StepConfig, checked
 from fx_dagster.decision.rows import ACCOUNT, DECISION, Int64, Rows, config_row
@@ -64,7 +64,7 @@ class Tape(NamedTuple):
     breakers: Int64
 
 
-@compiled
+@uncounted
 def _point_time(opening: int, closing: int, point: int) -> int:
     """Return the time of one of the four points of a bar, as the tick model has them."""
     if point == POINTS - 1:
@@ -72,7 +72,7 @@ def _point_time(opening: int, closing: int, point: int) -> int:
     return opening + point * ((closing - opening) // (3 * MILLISECOND_NS) * MILLISECOND_NS)
 
 
-@compiled
+@uncounted
 def _point_price(bar: Record, point: int) -> float:
     if point == 0:
         return bar.open
@@ -81,7 +81,7 @@ def _point_price(bar: Record, point: int) -> float:
     return bar.low if (point == 1) == (bar.close >= bar.open) else bar.high
 
 
-@compiled
+@uncounted
 def _walk(market: Market, t: int, ledger: Ledger) -> None:
     """Show the account the four quotes of every symbol's bar."""
     for point in range(POINTS):
@@ -93,7 +93,7 @@ def _walk(market: Market, t: int, ledger: Ledger) -> None:
                 ledgers.quote(ledger, i, time, bid, bid + bar.spread, point > 0)
 
 
-@compiled
+@uncounted
 def _place(t: int, i: int, time: int, ledger: Ledger, out: Record, tape: Tape) -> None:
     """Turn a decision into an order for the next bar, or a tighter stop at once; write it down."""
     key = tape.acted[0] + 1
@@ -109,7 +109,7 @@ def _place(t: int, i: int, time: int, ledger: Ledger, out: Record, tape: Tape) -
     tape.acted[0] = key
 
 
-@compiled
+@uncounted
 def _count(out: Record, levels: np.ndarray, reasons: np.ndarray, breakers: np.ndarray) -> None:
     levels[out.level] += 1
     bits = out.reasons
@@ -126,7 +126,7 @@ def _count(out: Record, levels: np.ndarray, reasons: np.ndarray, breakers: np.nd
         bit += 1
 
 
-@compiled
+@uncounted
 def _write(account: Record, open_count: int, memory: Record, curve: Record) -> None:
     curve.equity = account.equity
     curve.balance = account.balance
@@ -135,7 +135,7 @@ def _write(account: Record, open_count: int, memory: Record, curve: Record) -> N
     curve.stage = memory.stage
 
 
-@compiled
+@uncounted
 def _see(market: Market, t: int, ledger: Ledger, account: Record) -> None:
     account.time = market.close_time[t]
     account.trading_day = market.trading_day[t]

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from fx_dagster.compiled import compiled
+from fx_dagster.compiled import compiled, uncounted
 from fx_dagster.core.rows import NEVER
 from fx_dagster.core.state import Core
 from fx_dagster.decision.combine import traditional_signal
@@ -22,7 +22,7 @@ _STRENGTH = INDICATOR_COLUMNS.index("trend_strength")
 _ATR = INDICATOR_COLUMNS.index("atr_14")
 
 
-@compiled
+@uncounted
 def coarse_strength(states: Record, context: np.ndarray, own: float) -> float:
     """Return the mean trend strength of the context timeframes (slots, -1: none); the ``own`` one without any."""
     total = 0.0
@@ -34,7 +34,7 @@ def coarse_strength(states: Record, context: np.ndarray, own: float) -> float:
     return total / count if count > 0 else own
 
 
-@compiled
+@uncounted
 def push_closed(core: Core, i: int, bar: Record) -> None:
     """Hand a bar that has just closed to its timeframe's indicators, and to the features that look at it."""
     slot = bar.code - core.control[0].base_code
@@ -96,7 +96,7 @@ def fill_inputs(core: Core, i: int) -> None:
     row.version += 1
 
 
-@compiled
+@uncounted
 def close_due(core: Core, until: int) -> int:
     """Close every base bar that ends at or before ``until``; list the symbols in ``core.rows`` and count them."""
     control = core.control[0]
@@ -123,14 +123,14 @@ def close_due(core: Core, until: int) -> int:
     return count
 
 
-@compiled
+@uncounted
 def features_of(core: Core, rows: np.ndarray, out: np.ndarray) -> None:
     """Write the features of some symbols' newest closed bars, float32 ``[k, F]``."""
     for k in range(rows.shape[0]):
         write_features(core.features[rows[k]], core.layout[0], core.cross_rows[rows[k]], out[k])
 
 
-@compiled
+@uncounted
 def peek_features(core: Core, rows: np.ndarray, out: np.ndarray) -> None:
     """Write the features that some symbols would have if their forming base bars closed now, float32 ``[k, F]``.
 
@@ -148,7 +148,7 @@ def peek_features(core: Core, rows: np.ndarray, out: np.ndarray) -> None:
         write_features(feature[0], core.layout[0], core.cross_rows[i], out[k])
 
 
-@compiled
+@uncounted
 def copy_forming(row: Record, code: int, point: float, out: Record) -> None:
     """Write a forming base bar as if it closed now; it goes on forming."""
     count = row.count

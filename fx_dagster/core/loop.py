@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from fx_dagster.compiled import compiled, inlined
+from fx_dagster.compiled import compiled, inlined, uncounted
 from fx_dagster.core.intake import close_due, compare_symbols, features_of, fill_inputs, peek_features
 from fx_dagster.core.rows import Event, Kind, Ticks
 from fx_dagster.core.state import Core
@@ -53,7 +53,7 @@ def see_hours(core: Core, i: int, time: int) -> None:
     watch.next_edge = edges[passed]
 
 
-@compiled
+@uncounted
 def silence_ns(control: Record, watch: Record, time: int) -> int:
     """Return for how long a symbol has been silent although its market was open."""
     if not watch.is_open:
@@ -61,14 +61,14 @@ def silence_ns(control: Record, watch: Record, time: int) -> int:
     return time - max(watch.last_time, max(watch.opened, control.since))
 
 
-@compiled
+@uncounted
 def mark_believable(gates: Record, out: np.ndarray) -> None:
     """Write which symbols' quotes count."""
     for i in range(gates.shape[0]):
         out[i] = believable(gates[i])
 
 
-@compiled
+@uncounted
 def mark_silent(core: Core, time: int, out: np.ndarray) -> None:
     """Write which symbols are silent for too long at ``time`` in an open market."""
     for i in range(core.watch.shape[0]):
@@ -77,7 +77,7 @@ def mark_silent(core: Core, time: int, out: np.ndarray) -> None:
         out[i] = silence_ns(core.control[0], core.watch[i], time) > core.control[0].stale_ns
 
 
-@compiled
+@uncounted
 def _note_tick(control: Record, watch: Record, base: Record, time: int) -> None:
     """After a silence inside a session: no entries before the bar that forms now has closed."""
     if watch.last_time > 0 and silence_ns(control, watch, time) > control.stale_ns:
@@ -86,7 +86,7 @@ def _note_tick(control: Record, watch: Record, base: Record, time: int) -> None:
     watch.last_time = max(watch.last_time, time)
 
 
-@compiled
+@uncounted
 def _see_quote(control: Record, watch: Record, gate: Record, held: Record, rate: float, time: int, row: Record) -> None:
     """Write the newest quote and what it is worth into the decision's inputs."""
     row.bid = held.bid
@@ -108,7 +108,7 @@ def see_quote(core: Core, i: int, time: int) -> None:
     )  # fmt: skip
 
 
-@compiled
+@uncounted
 def _reason_to_ask(control: Record, watch: Record, row: Record, time: int) -> int:
     """Return why the models are to be asked at a tick: the price moved far, or they did not answer; else ``TICK``."""
     if time - watch.asked_at < control.refresh_ns:
@@ -124,7 +124,7 @@ def _reason_to_ask(control: Record, watch: Record, row: Record, time: int) -> in
 # -- decisions --------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@uncounted
 def _see_day(control: Record, time: int) -> None:
     control.trading_day = trading_day_at(time)
     control.day_begins = utc_of_server(server_time(time) // DAY_NS * DAY_NS)
@@ -146,7 +146,7 @@ def _see_account(core: Core, time: int) -> None:
     account.command = control.command
 
 
-@compiled
+@uncounted
 def _write(core: Core, i: int, kind: int) -> None:
     """Copy a decision and what explains it into the log."""
     control, log = core.control[0], core.log
@@ -200,7 +200,7 @@ def _decide(core: Core, count: int, time: int, kind: int) -> None:
         _note(core, core.rows[k], kind)
 
 
-@compiled
+@uncounted
 def decide_waiting(core: Core) -> int:
     """Decide the rows that waited for the models; return whether orders follow."""
     control = core.control[0]
@@ -210,7 +210,7 @@ def decide_waiting(core: Core) -> int:
     return _act(core)
 
 
-@compiled
+@uncounted
 def decide_ordered(core: Core, count: int, time: int) -> int:
     """Decide the first ``count`` symbols of ``core.rows``, as a person commands; return whether orders follow."""
     for k in range(count):
@@ -219,7 +219,7 @@ def decide_ordered(core: Core, count: int, time: int) -> int:
     return _act(core)
 
 
-@compiled
+@uncounted
 def _act(core: Core) -> int:
     """Place what was decided, in a replay; else hand it over."""
     control = core.control[0]
@@ -233,7 +233,7 @@ def _act(core: Core) -> int:
     return _DONE
 
 
-@compiled
+@uncounted
 def decided_before(core: Core) -> int:
     """Return the moment (ns UTC) whose quotes, and earlier ones, do not fill an order of the newest decisions.
 
@@ -242,7 +242,7 @@ def decided_before(core: Core) -> int:
     return core.account[0].time - (1 if core.control[0].act_kind == _BAR else 0)
 
 
-@compiled
+@uncounted
 def _number(control: Record, acts: np.ndarray, i: int) -> int:
     """Return which acting decision of the session a symbol's newest one is, counted from 1."""
     number = control.acted
@@ -252,7 +252,7 @@ def _number(control: Record, acts: np.ndarray, i: int) -> int:
     return number
 
 
-@compiled
+@uncounted
 def place_decided(core: Core, i: int) -> int:
     """Place the order that the act of a symbol in ``core.acts`` wants; return the ledger's code."""
     control, out, ledger = core.control[0], core.out[i], core.ledger
@@ -332,7 +332,7 @@ def _answer_from_table(core: Core, count: int) -> None:
             core.inputs[i].p_up[:] = known.p_up[i, at]
 
 
-@compiled
+@uncounted
 def _close(core: Core, until: int) -> int:
     """Close the bars that end at ``until`` and see to the decisions about them; return what is to be done."""
     control = core.control[0]
@@ -357,7 +357,7 @@ def _close(core: Core, until: int) -> int:
     return _wait_or_decide(core, count, until, _BAR, warm)
 
 
-@compiled
+@uncounted
 def _wait_or_decide(core: Core, count: int, time: int, kind: int, warm: bool) -> int:
     """Have the rows wait for the models, or decide them at once where none are asked."""
     control = core.control[0]
@@ -386,7 +386,7 @@ def _admit(core: Core, i: int, time: int, bid: float, ask: float, volume: float,
     control.next_close = min(control.next_close, base.end)
 
 
-@compiled
+@uncounted
 def _admit_held(core: Core, i: int) -> None:
     """Admit a tick that was kept aside; the account has seen it already if it had a position to protect."""
     gate = core.gate[i]
@@ -394,7 +394,7 @@ def _admit_held(core: Core, i: int) -> None:
     _admit(core, i, gate.held_time, gate.held_bid, gate.held_ask, gate.held_volume, gate.held_flags, quoted)
 
 
-@compiled
+@uncounted
 def _touch(core: Core, i: int, time: int, bid: float, ask: float) -> None:
     """Show a position a tick that is kept aside: a stop that it touches is touched, and that is all.
 
@@ -439,7 +439,7 @@ def _take(core: Core, ticks: Ticks, k: int) -> int:
     return event
 
 
-@compiled
+@uncounted
 def take_ticks(core: Core, ticks: Ticks, first: int, last: int) -> tuple[int, int]:
     """Work through ticks ``first`` … ``last - 1``.
 
@@ -468,7 +468,7 @@ def take_ticks(core: Core, ticks: Ticks, first: int, last: int) -> tuple[int, in
     return last, _DONE
 
 
-@compiled
+@uncounted
 def take_clock(core: Core, clock: int) -> int:
     """Let the market's clock reach ``clock``: every tick before it has been worked through."""
     control = core.control[0]

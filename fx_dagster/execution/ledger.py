@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fx_dagster.compiled import compiled, inlined
+from fx_dagster.compiled import compiled, inlined, uncounted
 from fx_dagster.decision.instruments import instrument_table
 from fx_dagster.decision.rows import POSITION, Rows
 from fx_dagster.decision.sizing import floor_steps
@@ -235,7 +235,7 @@ def _legs(instruments: Sequence[Instrument], account_currency: str) -> NDArray[n
     return legs
 
 
-@compiled
+@uncounted
 def rate_of(legs: NDArray[np.int64], helds: Record) -> float:
     """Return the product of a path's mid prices."""
     rate = 1.0
@@ -261,7 +261,7 @@ def commission_rate(ledger: Ledger) -> float:
     return rate if math.isfinite(rate) else 1.0
 
 
-@compiled
+@uncounted
 def _mark(item: Record, position: Record, held: Record, rate: float) -> None:
     """Value a position at its symbol's newest quote."""
     value = open_profit(position.lots, position.entry_price, held.bid, held.ask, item.contract_size, rate)
@@ -269,14 +269,14 @@ def _mark(item: Record, position: Record, held: Record, rate: float) -> None:
     held.bound = margin(position.lots, held.ask, item.contract_size, rate, item.margin_rate)
 
 
-@compiled
+@uncounted
 def _sum_values(balance: float, helds: Record, open_rows: NDArray[np.int64], count: int) -> float:
     for k in range(count):
         balance += helds[open_rows[k]].value
     return balance
 
 
-@compiled
+@uncounted
 def _sum_bounds(helds: Record, open_rows: NDArray[np.int64], count: int) -> float:
     total = 0.0
     for k in range(count):
@@ -297,14 +297,14 @@ def margin_used(ledger: Ledger) -> float:
     return _sum_bounds(ledger.helds, ledger.open_rows, ledger.money[0].open_count)
 
 
-@compiled
+@uncounted
 def margin_of(ledger: Ledger, i: int, lots: float) -> float:
     """Return the margin that ``lots`` of a symbol bind now."""
     item = ledger.table[i]
     return margin(lots, ledger.helds[i].ask, item.contract_size, conversion(ledger, i), item.margin_rate)
 
 
-@compiled
+@uncounted
 def slippage(ledger: Ledger, i: int) -> float:
     """Return how much worse than the quote an order of a symbol is filled, as a price."""
     costs, held = ledger.costs[0], ledger.helds[i]
@@ -315,14 +315,14 @@ def slippage(ledger: Ledger, i: int) -> float:
     return costs.slippage * ledger.table[i].point
 
 
-@compiled
+@uncounted
 def is_full(ledger: Ledger) -> bool:
     """Return whether one more quote could make more events than there is room for: drain them first."""
     money = ledger.money[0]
     return money.events + money.open_count + 3 > ledger.events.shape[0]
 
 
-@compiled
+@uncounted
 def place(
     ledger: Ledger, i: int, order: int, lots: float, stop: float, target: float, risk: float, decided: int,
     expires: int, key: int,
@@ -365,7 +365,7 @@ def place(
     return PLACED
 
 
-@compiled
+@uncounted
 def modify(ledger: Ledger, i: int, stop: float, target: float) -> int:
     """Move a position's stop and target; return ``DONE``, or why not."""
     position, held = ledger.positions[i], ledger.helds[i]
@@ -413,7 +413,7 @@ def quote(ledger: Ledger, i: int, time: int, bid: float, ask: float, continuous:
             _stop_out(ledger)
 
 
-@compiled
+@uncounted
 def _roll_over(ledger: Ledger, time: int) -> None:
     """At 17:00 New York open positions gather swap."""
     money = ledger.money[0]
@@ -423,7 +423,7 @@ def _roll_over(ledger: Ledger, time: int) -> None:
     money.rollover = utc_of_server((server_time(time) // DAY_NS + 1) * DAY_NS)
 
 
-@compiled
+@uncounted
 def swap_nights_between(since: int, until: int, triple_weekday: int) -> int:
     """Return the nights' swap that falls due in ``(since, until]`` (ns UTC).
 
@@ -433,7 +433,7 @@ def swap_nights_between(since: int, until: int, triple_weekday: int) -> int:
     return _nights(server_time(until) // DAY_NS, triple_weekday) - _nights(server_time(since) // DAY_NS, triple_weekday)
 
 
-@compiled
+@uncounted
 def _nights(day: int, triple_weekday: int) -> int:
     """Return the nights before a day of the server's clock, counted from a Monday."""
     day += _EPOCH_WEEKDAY
@@ -444,7 +444,7 @@ def _nights(day: int, triple_weekday: int) -> int:
     return day // 7 * 7 + nights
 
 
-@compiled
+@uncounted
 def _gather_swap(ledger: Ledger, i: int, since: int, until: int) -> None:
     held, item = ledger.helds[i], ledger.table[i]
     nights = swap_nights_between(since, until, held.triple_weekday)
@@ -456,7 +456,7 @@ def _gather_swap(ledger: Ledger, i: int, since: int, until: int) -> None:
     held.value += gathered
 
 
-@compiled
+@uncounted
 def _leave(ledger: Ledger, i: int, continuous: bool) -> None:
     """Close a position whose stop or target the quote has touched."""
     position, held = ledger.positions[i], ledger.helds[i]
@@ -468,7 +468,7 @@ def _leave(ledger: Ledger, i: int, continuous: bool) -> None:
     _trade(ledger, i, -position.lots, price, slipped, _BY_STOP if what == STOP else _BY_TARGET, 0)
 
 
-@compiled
+@uncounted
 def _stop_out(ledger: Ledger) -> None:
     """Close the largest losses while equity is below the stop-out level of margin."""
     money = ledger.money[0]
@@ -485,7 +485,7 @@ def _stop_out(ledger: Ledger) -> None:
         _trade(ledger, worst, lots, market_price(lots, held.bid, held.ask, slipped), slipped, _BY_STOP_OUT, 0)
 
 
-@compiled
+@uncounted
 def _fill(ledger: Ledger, i: int, time: int) -> None:
     """Carry out the waiting order at the quote in ``held``, or refuse it."""
     held, position = ledger.helds[i], ledger.positions[i]
@@ -514,7 +514,7 @@ def _fill(ledger: Ledger, i: int, time: int) -> None:
         held.risk += held.order_risk
 
 
-@compiled
+@uncounted
 def _entry_refusal(ledger: Ledger, i: int, lots: float) -> int:
     """Return why an entry is not filled at this quote; 0: it is."""
     held = ledger.helds[i]
@@ -529,7 +529,7 @@ def _entry_refusal(ledger: Ledger, i: int, lots: float) -> int:
     return 0
 
 
-@compiled
+@uncounted
 def _refuse(ledger: Ledger, i: int, what: int, code: int) -> None:
     money, held = ledger.money[0], ledger.helds[i]
     event = ledger.events[money.events]
@@ -540,7 +540,7 @@ def _refuse(ledger: Ledger, i: int, what: int, code: int) -> None:
     event.lots = held.order_lots
 
 
-@compiled
+@uncounted
 def _describe(event: Record, what: int, row: int, time: int, key: int, code: int, cause: int) -> None:
     event.what = what
     event.row = row
@@ -565,7 +565,7 @@ def _describe(event: Record, what: int, row: int, time: int, key: int, code: int
     event.target = 0.0
 
 
-@compiled
+@uncounted
 def _pay(ledger: Ledger, i: int, lots: float, price: float, slipped: float) -> float:
     """Take the commission of a fill, count its costs, and return the commission."""
     money, held = ledger.money[0], ledger.helds[i]
@@ -579,7 +579,7 @@ def _pay(ledger: Ledger, i: int, lots: float, price: float, slipped: float) -> f
     return commission
 
 
-@compiled
+@uncounted
 def _trade(ledger: Ledger, i: int, lots: float, price: float, slipped: float, cause: int, key: int) -> None:
     """Book a deal: the part that closes brings its profit, its share of swap and of the entry's commission."""
     money, held, position = ledger.money[0], ledger.helds[i], ledger.positions[i]
@@ -612,7 +612,7 @@ def _trade(ledger: Ledger, i: int, lots: float, price: float, slipped: float, ca
         _mark(ledger.table[i], position, held, conversion(ledger, i))
 
 
-@compiled
+@uncounted
 def _realise(ledger: Ledger, i: int, closed: float, price: float, commission: float, event: Record) -> None:
     money, held, position = ledger.money[0], ledger.helds[i], ledger.positions[i]
     share = abs(closed / position.lots)
@@ -637,7 +637,7 @@ def _realise(ledger: Ledger, i: int, closed: float, price: float, commission: fl
     event.target = position.target
 
 
-@compiled
+@uncounted
 def _on_grid(item: Record, lots: float) -> float:
     steps = round(abs(lots) * item.lot_denominator / item.lot_numerator)
     size = steps * item.lot_numerator / item.lot_denominator

@@ -268,14 +268,16 @@ class Engine:
         self._gather(received_ns)  # what was decided so far has nothing to do with this answer
         began = self._clock.monotonic_ns()
         question = self._core.question()
-        self._times.add("features", self._since(began))
+        features_ms = self._since(began)
         asked = await self._parts.models.ask(question.features)
         self._set_conditions()
         began = self._clock.monotonic_ns()
         self._core.answer(question.rows, asked.p_up)
         event = self._core.decide()
+        # What is only written down comes after the decision.
         self._times.add("decide", self._since(began))
         self._times.add("total", self._since(received_ns))
+        self._times.add("features", features_ms)
         if asked.latency_ms is not None:
             self._times.add("model", asked.latency_ms)
         self._tape.event("answer", {"rows": question.rows.tolist(), "p_up": asked.p_up.tolist()})
