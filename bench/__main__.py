@@ -39,7 +39,7 @@ PLAIN_WIDTH = 200
 def main(
     quick: Annotated[bool, typer.Option(help="A tenth of the work; writes nothing.")] = False,
     only: Annotated[list[str] | None, typer.Option(help=f"Groups of {', '.join(GROUPS)}; writes nothing.")] = None,
-    live_minutes: Annotated[float, typer.Option(help="Of the longest live session; 0: no live rows.", min=0.0)] = 1.0,
+    live_minutes: Annotated[float, typer.Option(help="Of the longest live session; 0: no live rows.", min=0.0)] = 10.0,
 ) -> None:
     """Measure this project beside its peers, show one table, and write docs/benchmarks.md."""
     chosen = _chosen(only or GROUPS, live_minutes)

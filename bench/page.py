@@ -24,9 +24,10 @@ it is ahead. Peers do the nearest work that they have; the notes say where it is
 _COMMANDS = """## Commands
 
 ```sh
-make bench                         # everything, about ten minutes once the peers are installed; writes this page
-make bench ARGS=--quick            # a tenth of the work, for development; writes nothing
-make bench ARGS='--only signals'   # one group; writes nothing
+make bench                            # half an hour, most of it live, and the peers' set-up once; writes this page
+make bench ARGS='--live-minutes 1'    # the same with short live sessions: eight minutes
+make bench ARGS=--quick               # a tenth of the work, for development; writes nothing
+make bench ARGS='--only signals'      # one group; writes nothing
 ```
 
 Two variables matter: `FX_BENCH_HOME` is where the peers' environments are kept (else the user's cache folder), and

@@ -122,6 +122,7 @@ class Engine:
         self._level, self._level_reason = int(Level.UNSET), ""
         self._release: int | None = None
         self._resumed_ns = 0
+        self._calls = asyncio.Lock()
         self._asked: tuple[Question, Asked] | None = None
         self._asked_features: Float32 | None = None
         self._next_baseline_ns = self._next_quotes_ns = self._next_state_ns = self._next_flush_ns = 0
@@ -269,7 +270,8 @@ class Engine:
         began = self._clock.monotonic_ns()
         question = self._core.question()
         features_ms = self._since(began)
-        asked = await self._parts.models.ask(question.features)
+        async with self._calls:
+            asked = await self._parts.models.ask(question.features)
         self._set_conditions()
         began = self._clock.monotonic_ns()
         self._core.answer(question.rows, asked.p_up)
@@ -376,9 +378,6 @@ class Engine:
             await self._flatten()
         if not kill.engaged and kill.resumed_ns > self._resumed_ns:
             self._resume(kill.resumed_ns)
-        if now >= self._next_baseline_ns and self._asked_features is not None:
-            self._next_baseline_ns = now + int(BASELINE_S * SECOND_NS)
-            await self._measure_baseline(self._asked_features)
         if self._tape.full:
             self._tape.begin()
         if now >= self._next_flush_ns:
@@ -406,8 +405,14 @@ class Engine:
             self._tape.event("resume", {"equity": equity})
         self._outbox.note("resume", None, "a person lets the account trade again", self._core.clock[0])
 
-    async def _measure_baseline(self, features: Float32) -> None:
-        bare_ms = await self._parts.models.bare_call_ms(features)
+    async def _measure_baseline(self) -> None:
+        """Time a bare call now and then, beside the decisions, as they come: from rest, and never two at once."""
+        now, features = self._clock.monotonic_ns(), self._asked_features
+        if features is None or now < self._next_baseline_ns:
+            return
+        self._next_baseline_ns = now + int(BASELINE_S * SECOND_NS)
+        async with self._calls:
+            bare_ms = await self._parts.models.bare_call_ms(features)
         if bare_ms is not None:
             self._times.add("model_bare", bare_ms)
             self._outbox.baseline(len(features), bare_ms)
@@ -421,6 +426,7 @@ class Engine:
                 raise self._journal.fatal
             self._watch_quotes()
             self._show("running")
+            await self._measure_baseline()
             await self._clock.sleep(STATUS_S)
 
     def _show(self, state: str) -> None:
