@@ -398,11 +398,13 @@ class Engine:
 
     def _resume(self, resumed_ns: int) -> None:
         """Act on ``fx resume``: a halt after a drawdown ends by a person only."""
-        self._resumed_ns = resumed_ns
         if self._core.halted:
             equity = self._parts.desk.money().equity
+            if not equity > 0.0:
+                return  # a position cannot be valued now: it is asked again after the next ticks
             self._core.end_halt(equity)
             self._tape.event("resume", {"equity": equity})
+        self._resumed_ns = resumed_ns
         self._outbox.note("resume", None, "a person lets the account trade again", self._core.clock[0])
 
     async def _measure_baseline(self) -> None:

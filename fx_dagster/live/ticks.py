@@ -64,8 +64,13 @@ class TickBatch:
 
 
 def columns(batch: TickBatch) -> Ticks:
-    """Return a batch as the core takes it."""
-    return Ticks(batch.symbol, batch.time, batch.bid, batch.ask, batch.volume, batch.flags)
+    """Return a batch as the core takes it.
+
+    Arrays that may not be written to, or lie in pieces, are another type to compiled code, which would be compiled anew
+    while ticks wait: they are copied.
+    """
+    arrays = (batch.symbol, batch.time, batch.bid, batch.ask, batch.volume, batch.flags)
+    return Ticks(*(np.require(array, requirements=("C", "W")) for array in arrays))
 
 
 def empty_batch(clock: int, received_ns: int) -> TickBatch:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fx_dagster.decision.codes import Level
+from fx_dagster.decision.codes import Level, Stage
 from fx_dagster.execution.orders import OrderState, Purpose
 from fx_dagster.live.engine import Ending
 from fx_dagster.live.records import JournalEntry, KillSwitch
@@ -181,6 +181,21 @@ def test_a_person_ends_a_halt(session_of: Make) -> None:
 
     session.run(prepare=resumed)
     assert [kind for kind, _ in session.store.events].count("resume") == 1
+
+
+def test_a_halt_does_not_end_while_the_account_cannot_be_valued(session_of: Make) -> None:
+    session = session_of(5)
+    session.run()
+    engine = session.engine
+    engine._core.core.memory["stage"] = Stage.HALT
+    ledger = engine._parts.desk.broker.ledger
+    balance = float(ledger.money[0]["balance"])
+    ledger.money["balance"] = np.nan
+    engine._resume(5)
+    assert (engine._core.halted, engine._resumed_ns) == (True, 0)
+    ledger.money["balance"] = balance
+    engine._resume(5)
+    assert (engine._core.halted, engine._resumed_ns) == (False, 5)
 
 
 def test_with_the_journal_in_trouble_there_are_no_entries(session_of: Make) -> None:

@@ -32,6 +32,15 @@ def test_the_core_is_handed_a_batchs_own_columns() -> None:
     assert one.frame()["ask"].tolist() == [1.1, 2.2]
 
 
+def test_what_would_be_compiled_anew_is_copied() -> None:
+    one = batch((0, 5, 1.0, 1.1), (1, 6, 2.0, 2.2), (0, 7, 1.0, 1.2))
+    one.time.flags.writeable = False
+    got = columns(one.take(slice(None, None, 2)))
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in got)
+    assert columns(one).time.tolist() == [5, 6, 7]
+    assert columns(one).time.flags.writeable
+
+
 def test_the_queue_is_bounded_and_the_newest_quote_of_each_symbol_wins() -> None:
     async def work() -> None:
         queue = TickQueue(10)
