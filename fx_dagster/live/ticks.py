@@ -70,7 +70,7 @@ def columns(batch: TickBatch) -> Ticks:
     while ticks wait: they are copied.
     """
     arrays = (batch.symbol, batch.time, batch.bid, batch.ask, batch.volume, batch.flags)
-    return Ticks(*(np.require(array, requirements=("C", "W")) for array in arrays))
+    return Ticks._make(np.require(array, requirements=("C", "W")) for array in arrays)
 
 
 def empty_batch(clock: int, received_ns: int) -> TickBatch:
