@@ -190,8 +190,8 @@ def _live(live: LiveSummary | None) -> Finding:
         return Finding("Live", f"The live session took in {live.ticks:,} ticks and made no decision.", "bad")
     levels = ", ".join(f"{percent(level.share, 0)} at level {level.level} ({level.name})" for level in live.levels)
     text = (
-        f"The live session decided at {live.ticks:,} ticks and recorded {live.decisions:,}: {levels}. Half of these took "
-        f"at most {milliseconds(live.end_to_end.p50_ms)}, 99 % at most {milliseconds(live.end_to_end.p99_ms)}"
+        f"The live session decided at {live.ticks:,} ticks and recorded {live.decisions:,}: {levels}. Half of these "
+        f"took at most {milliseconds(live.end_to_end.p50_ms)}, 99 % at most {milliseconds(live.end_to_end.p99_ms)}"
     )
     if live.bare_call.n:
         text += f"; a bare call of the models alone takes {milliseconds(live.bare_call.p50_ms)} at the median"
