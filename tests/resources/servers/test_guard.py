@@ -105,11 +105,17 @@ def test_reaper_collects_adopted_and_leaves_own() -> None:
         from resources.servers.guard import Guard, Reaper
         with Guard():
             own = subprocess.Popen(["/bin/sh", "-c", "exit 5"])
-            middle = subprocess.Popen(["/bin/sh", "-c", "sleep 0.4 & exec sleep 0.2"])
+            middle = subprocess.Popen(["/bin/sh", "-c", "sleep 60 & read line"], stdin=subprocess.PIPE)
+            while not (grandchildren := psutil.Process(middle.pid).children()):
+                time.sleep(0.01)
             reaper = Reaper()
             reaper.look()
-            middle.wait()
-            time.sleep(0.6)
+            middle.communicate()
+            grandchildren[0].kill()
+            while grandchildren[0].status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+            while psutil.Process(own.pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
             reaper.look()
             zombies = [c for c in psutil.Process().children() if c.status() == psutil.STATUS_ZOMBIE]
             print([z.pid for z in zombies] == [own.pid], own.wait())
