@@ -16,7 +16,7 @@ from typing import Final
 from fx_dagster.indicators.catalogue import CONTEXT_TIMEFRAMES, INDICATORS
 from fx_dagster.market.timeframes import Timeframe
 
-DEFINITIONS_VERSION: Final = 2
+DEFINITIONS_VERSION: Final = 3
 """Raised whenever a formula changes without a change of name or parameter."""
 
 CLIP: Final = 50.0
@@ -31,6 +31,18 @@ CROSS_WINDOW: Final = 60
 CROSS_LAG: Final = 24
 CROSS_PEERS_MAX: Final = 32
 """Symbols that every symbol is compared with, at most: a thousand symbols have half a million pairs."""
+SEQUENCE_BARS: Final = 48
+"""Base bars that a sequence model looks back on, the newest included."""
+SEQUENCE_CHANNELS: Final = (
+    "return_1", "bar_body", "bar_range", "bar_skew", "atr_move", "rsi_14", "macd_histogram", "bollinger_position",
+    "sma_20_distance", "sma_50_distance", "trend_strength", "vwap_distance", "volume_momentum", "volatility_ratio",
+    "volume_ratio", "spread_atr",
+)  # fmt: skip
+"""Features of every bar of a sequence, in order; every catalogue has them."""
+CHART_BARS: Final = 48
+"""Bars of each timeframe that a chart shows, the newest included."""
+CHART_ROWS: Final = 5
+"""Open, high, low, close and tick volume."""
 VOLATILITY_FLOOR: Final = 1e-6
 """Smallest volatility of a bar's log return that anything is divided by."""
 
@@ -167,6 +179,16 @@ class FeatureCatalogue:
         """Base and context: the bars that the features are computed from."""
         return (self.base, *self.context)
 
+    @property
+    def sequence_shape(self) -> tuple[int, int]:
+        """Bars and channels of a sequence: L, C."""
+        return SEQUENCE_BARS, len(SEQUENCE_CHANNELS)
+
+    @property
+    def chart_shape(self) -> tuple[int, int, int]:
+        """Timeframes, rows and bars of a chart: T, 5, W."""
+        return len(self.timeframes), CHART_ROWS, CHART_BARS
+
     def __len__(self) -> int:
         return len(self.features)
 
@@ -208,6 +230,8 @@ def _parameters() -> dict[str, object]:
         "volume": VOLUME_LONG,
         "spread": SPREAD_WINDOW,
         "cross": (CROSS_WINDOW, CROSS_LAG, CROSS_PEERS_MAX),
+        "sequence": (SEQUENCE_BARS, SEQUENCE_CHANNELS),
+        "chart": CHART_BARS,
         "context": {base: list(context) for base, context in CONTEXT_TIMEFRAMES.items()},
         "indicators": {indicator.name: dict(indicator.parameters) for indicator in INDICATORS},
     }

@@ -5,12 +5,15 @@ and class maps are cut off, the probability of class 1 is sliced out. Metadata p
 """
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fx_dagster.errors import TrainingError
-from fx_dagster.models.protocol import INPUT_NAME, OUTPUT_NAME, Float32, Float64, Model, ModelSpec
+from fx_dagster.models.dataset import Dataset
+from fx_dagster.models.protocol import INPUT_NAME, OUTPUT_NAME, Answers, Model, ModelSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +35,6 @@ def finished(converted: "onnx.ModelProto", probabilities: str, name: str, spec: 
         name: the model's name.
         spec: its features.
     """
-    import onnx
     from onnx import TensorProto, helper
 
     graph = converted.graph
@@ -43,18 +45,27 @@ def finished(converted: "onnx.ModelProto", probabilities: str, name: str, spec: 
     shape = ["N", len(spec.feature_names)]
     graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, shape))
     graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N", 1]))
-    graph.name = name
     if all(entry.domain for entry in converted.opset_import):  # a converter lists only the domains it used itself
         converted.opset_import.append(helper.make_opsetid("", TARGET_OPSET))
-    converted.doc_string = f"{name}: probability that the price rises over the label's horizon"
+    return labelled(converted, name, spec)
+
+
+def labelled(model: "onnx.ModelProto", name: str, spec: ModelSpec) -> bytes:
+    """Return a finished graph with its name and what it was trained on, checked and serialised."""
+    import onnx
+    from onnx import helper
+
+    model.graph.name = name
+    model.doc_string = f"{name} of fx_dagster"
     properties = {
         "model": name,
         "feature_hash": spec.feature_hash,
         "feature_names": json.dumps(list(spec.feature_names)),
+        "symbols": json.dumps(list(spec.symbols)),
     }
-    helper.set_model_props(converted, properties)
-    onnx.checker.check_model(converted, full_check=True)
-    return converted.SerializeToString(deterministic=True)
+    helper.set_model_props(model, properties)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
 
 
 def _keep_needed_nodes(graph: Any, target: str) -> None:
@@ -71,31 +82,39 @@ def _keep_needed_nodes(graph: Any, target: str) -> None:
     graph.node.extend(reversed(kept))
 
 
-def onnx_predict(content: bytes, X: Float32, *, threads: int = 1) -> Float64:
-    """Return p(up) float64 ``[n]`` that ONNX Runtime computes on the CPU for ``X`` float32 ``[n, F]``."""
+def onnx_answers(content: bytes, tensors: Mapping[str, NDArray], *, threads: int = 1) -> Answers:
+    """Return what ONNX Runtime computes on the CPU, float64 ``[n, w]`` by output.
+
+    Args:
+        content: the graph.
+        tensors: at least those that the graph takes.
+        threads: threads of one operator.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (answer,) = session.run([OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(X, dtype=np.float32)})
-    return np.asarray(answer, dtype=np.float64).reshape(len(X))
+    names = [node.name for node in session.get_outputs()]
+    found = session.run(names, {node.name: tensors[node.name] for node in session.get_inputs()})
+    return {name: np.asarray(values, dtype=np.float64) for name, values in zip(names, found, strict=True)}
 
 
-def onnx_parity(model: Model, X: Float32, *, content: bytes | None = None) -> float:
-    """Return the largest difference between a fitted model and its ONNX graph over ``X`` float32 ``[n, F]``."""
-    exported = model.to_onnx() if content is None else content
-    return float(np.max(np.abs(onnx_predict(exported, X) - model.predict(X)), initial=0.0))
+def onnx_parity(model: Model, rows: Dataset, *, content: bytes | None = None) -> float:
+    """Return the largest difference between a fitted model and its ONNX graph over all outputs of some rows."""
+    graph = model.to_onnx() if content is None else content
+    said = onnx_answers(graph, rows.tensors())
+    return max(float(np.max(np.abs(said[name] - values), initial=0.0)) for name, values in model.predict(rows).items())
 
 
-def require_parity(model: Model, X: Float32, content: bytes) -> float:
+def require_parity(model: Model, rows: Dataset, content: bytes) -> float:
     """Return the parity.
 
     Raises:
         TrainingError: it is worse than :data:`PARITY_MAX`.
     """
-    parity = onnx_parity(model, X, content=content)
+    parity = onnx_parity(model, rows, content=content)
     if not parity <= PARITY_MAX:
         raise TrainingError(
             f"{model.name}: the ONNX graph differs from the fitted model by {parity:.2e}, allowed is {PARITY_MAX:.0e}",

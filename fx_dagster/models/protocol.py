@@ -9,22 +9,29 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fx_dagster.errors import ReleaseError
+from fx_dagster.market.timeframes import Timeframe
+
+if TYPE_CHECKING:
+    from fx_dagster.models.dataset import Dataset
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int8 = NDArray[np.int8]
 
 INPUT_NAME = "features"
-"""Input of every exported graph: float32 ``[N, F]``."""
+"""Input of the tree models' graphs: float32 ``[N, F]``."""
 
 OUTPUT_NAME = "p_up"
 """Output of every exported direction model: float32 ``[N, 1]``, the probability of a rise."""
+
+Answers = Mapping[str, Float64]
+"""What a model says of n rows: float64 ``[n, w]`` by the names of its graph's outputs."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class ModelSpec:
         threads: threads used while fitting; 0: all cores.
         rows_min: fewest rows that are fitted on.
         may_be_constant: features that are allowed to have one value only (such as a symbol's code in a run of one).
+        symbols: canonical symbols that the model learns on; a row's ``symbol`` is a place in it.
+        base: timeframe of the rows.
+        horizon_bars: bars after which the label is known.
     """
 
     feature_names: tuple[str, ...]
@@ -46,6 +56,9 @@ class ModelSpec:
     threads: int = 0
     rows_min: int = 500
     may_be_constant: frozenset[str] = frozenset()
+    symbols: tuple[str, ...] = ()
+    base: Timeframe = Timeframe.H1
+    horizon_bars: int = 12
 
     @property
     def jobs(self) -> int:
@@ -92,29 +105,40 @@ class ModelCard:
 
 
 class Model(Protocol):
-    """A direction model."""
+    """A model family.
+
+    Attributes:
+        name: the family's name.
+        spec: what it was built from.
+        inputs: tensors that its graph takes, by the names of :data:`fx_dagster.models.inputs.TENSORS` or, for models
+            that stand on others, of :data:`fx_dagster.models.stack.STACKED`.
+        outputs: columns of each output of its graph, by name. A direction model has ``p_up`` with one.
+    """
 
     name: str
     spec: ModelSpec
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, int]
 
-    def fit(self, X: Float32, y: Int8, sample_weight: Float64 | None = None) -> Self:
-        """Fit on ``X`` float32 ``[n, F]`` and ``y`` int8 ``[n]`` (1: the price rose).
+    def fit(self, rows: "Dataset", sample_weight: Float64 | None = None) -> Self:
+        """Fit on training rows; nothing else of the data set is looked at.
 
         Raises:
-            TrainingError: too few rows, one class only, or a feature that is not finite or constant.
+            TrainingError: too few rows, one class only, a feature that is not finite or constant, or a fit that does
+                not converge.
         """
         ...
 
-    def predict(self, X: Float32) -> Float64:
-        """Return p(up) float64 ``[n]`` for ``X`` float32 ``[n, F]``."""
+    def predict(self, rows: "Dataset") -> Answers:
+        """Return what the fitted model says of rows, float64 ``[n, w]`` an output."""
         ...
 
     def importance(self) -> dict[str, float]:
-        """Return each feature's share; sums to 1."""
+        """Return each input's share in the decisions; sums to 1. Empty where the family has no such numbers."""
         ...
 
     def to_onnx(self) -> bytes:
-        """Return the graph ``features`` float32 ``[N, F]`` → ``p_up`` float32 ``[N, 1]``, metadata included."""
+        """Return the graph from ``inputs`` to ``outputs``, metadata included; the scaler is part of it."""
         ...
 
     def card(self) -> ModelCard:

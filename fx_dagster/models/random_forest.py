@@ -1,11 +1,13 @@
 """A random forest of classification trees (scikit-learn)."""
 
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from fx_dagster.errors import TrainingError
-from fx_dagster.models.protocol import INPUT_NAME, Float32, Float64, Int8, ModelCard, ModelSpec
+from fx_dagster.models.dataset import Dataset
+from fx_dagster.models.protocol import INPUT_NAME, OUTPUT_NAME, Answers, Float64, ModelCard, ModelSpec
 from fx_dagster.models.rows import require_trainable
 
 PARAMETERS: dict[str, Any] = {
@@ -24,6 +26,8 @@ class RandomForestModel:
     """p(up) from a forest."""
 
     name = "random_forest"
+    inputs = (INPUT_NAME,)
+    outputs: ClassVar = MappingProxyType({OUTPUT_NAME: 1})
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -31,29 +35,29 @@ class RandomForestModel:
         self._rows = 0
         self._up_share = 0.0
 
-    def fit(self, X: Float32, y: Int8, sample_weight: Float64 | None = None) -> Self:
-        """Fit on ``X`` float32 ``[n, F]``, ``y`` int8 ``[n]``.
+    def fit(self, rows: Dataset, sample_weight: Float64 | None = None) -> Self:
+        """Fit on the features of training rows.
 
         Raises:
             TrainingError: see :func:`fx_dagster.models.rows.require_trainable`.
         """
         from sklearn.ensemble import RandomForestClassifier
 
-        require_trainable(self.name, X, y, sample_weight, self.spec)
+        require_trainable(self.name, rows.X, rows.y, sample_weight, self.spec)
         forest = RandomForestClassifier(
             **PARAMETERS,
-            max_samples=min(len(y), SAMPLES_MAX),
+            max_samples=min(len(rows), SAMPLES_MAX),
             random_state=self.spec.seed,
             n_jobs=self.spec.jobs,
         )
         # Threads would add up the trees' answers in any order, and the last bits of an answer with them.
-        self._forest = forest.fit(X, y, sample_weight=sample_weight).set_params(n_jobs=1)
-        self._rows, self._up_share = len(y), float(np.mean(y))
+        self._forest = forest.fit(rows.X, rows.y, sample_weight=sample_weight).set_params(n_jobs=1)
+        self._rows, self._up_share = len(rows), float(np.mean(rows.y))
         return self
 
-    def predict(self, X: Float32) -> Float64:
-        """Return p(up) float64 ``[n]`` for ``X`` float32 ``[n, F]``."""
-        return np.asarray(self._fitted().predict_proba(X)[:, 1], dtype=np.float64)
+    def predict(self, rows: Dataset) -> Answers:
+        """Return ``p_up`` float64 ``[n, 1]``."""
+        return {OUTPUT_NAME: np.asarray(self._fitted().predict_proba(rows.X)[:, 1:], dtype=np.float64)}
 
     def importance(self) -> dict[str, float]:
         """Return each feature's share of the decrease in impurity; sums to 1."""

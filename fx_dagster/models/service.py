@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from fx_dagster.errors import FeatureMismatchError, ModelUnavailableError
-from fx_dagster.models.protocol import Float32, Float64
+from fx_dagster.models.inputs import ModelInputs
+from fx_dagster.models.protocol import Float64
 
 
 class UnavailableReason(StrEnum):
@@ -38,26 +39,32 @@ class ModelCallError(ModelUnavailableError):
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """One validated answer for n rows from M models.
+    """One validated answer for n rows.
 
     Attributes:
-        models: names, in the order of the columns.
+        models: names of the direction models that were asked, in the order of the columns of ``p_up``.
         p_up: float64 ``[n, M]``, each in [0, 1]; a discarded model's column is NaN.
+        extras: float64 ``[n, len(EXTRAS)]`` (:data:`fx_dagster.models.answer.EXTRAS`); NaN: absent.
+        explained: what else the models tell a person, float64 ``[n, w]`` by name, such as a chart's patterns.
         release: number of the release that answered.
         latency_ms: from before the request was built until after the answer was validated.
-        discarded: per model, how many of its n values were unusable (0: its column stands).
+        discarded: names of outputs that could not be used.
+        whole: whether the whole graph was asked, not only the simple models.
     """
 
     models: tuple[str, ...]
     p_up: Float64
+    extras: Float64
+    explained: Mapping[str, Float64]
     release: int
     latency_ms: float
-    discarded: tuple[int, ...]
+    discarded: tuple[str, ...]
+    whole: bool
 
     @property
     def complete(self) -> bool:
-        """Whether every model's column stands."""
-        return not any(self.discarded)
+        """Whether everything that was asked for stands."""
+        return not self.discarded
 
 
 class ModelService(Protocol):
@@ -65,7 +72,12 @@ class ModelService(Protocol):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models, in the order of an answer's columns."""
+        """Names of the release's direction models, in the order of an answer's columns."""
+        ...
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Symbols that the release was trained on: a row's ``symbol`` is a place in it."""
         ...
 
     @property
@@ -78,8 +90,13 @@ class ModelService(Protocol):
         """Hash of the feature catalogue that the release was trained on."""
         ...
 
-    async def predict(self, features: Float32, *, deadline_s: float) -> ModelAnswer:
-        """Return the models' p(up) for float32 ``[n, F]``.
+    async def predict(self, inputs: ModelInputs, *, deadline_s: float, whole: bool = True) -> ModelAnswer:
+        """Return what the models say of some rows.
+
+        Args:
+            inputs: the rows.
+            deadline_s: seconds until the answer is of no use.
+            whole: ask the whole graph; else only the simple models, whose answer has no extras.
 
         Raises:
             ModelCallError: no usable answer within ``deadline_s``.

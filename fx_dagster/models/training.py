@@ -11,7 +11,7 @@ from fx_dagster.errors import TrainingError
 from fx_dagster.models.dataset import Dataset
 from fx_dagster.models.evaluate import Judged, Metrics, evaluate
 from fx_dagster.models.onnx_export import require_parity
-from fx_dagster.models.protocol import Float64, Model, ModelArtifact, ModelFactory, ModelSpec
+from fx_dagster.models.protocol import OUTPUT_NAME, Answers, Float64, Model, ModelArtifact, ModelFactory, ModelSpec
 
 Index = NDArray[np.intp]
 Split = tuple[Index, Index]
@@ -21,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 """Told the model's name, the fold that is done and the number of folds."""
 
 NOT_TESTED = -1
-_PARITY_ROWS = 5_000
+_PARITY_ROWS = 2_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class OutOfFold:
         fold: int32 ``[n]``; -1 there.
         fold_metrics: one judgement a fold.
         metrics: judgement of all tested rows.
+        answers: every output of the model, float64 ``[n, w]`` by name; NaN where a row was in no test fold.
         importance: mean share of each feature over the folds.
     """
 
@@ -42,6 +43,7 @@ class OutOfFold:
     fold: NDArray[np.int32]
     fold_metrics: tuple[Metrics, ...]
     metrics: Metrics
+    answers: Answers
     importance: Mapping[str, float]
 
     @property
@@ -77,13 +79,17 @@ def cross_validate(
         raise TrainingError("no splits to cross-validate over", mend="use a longer history or fewer folds")
     p_up = np.full(len(dataset), np.nan)
     fold = np.full(len(dataset), NOT_TESTED, dtype=np.int32)
+    answers: dict[str, Float64] = {}
     fold_metrics, shares, name = [], [], ""
     for number, (train, test) in enumerate(pairs):
         require_no_leak(dataset, train, test, number)
         if (fold[test] != NOT_TESTED).any():
             raise TrainingError(f"fold {number} tests rows that an earlier fold tested", mend="use disjoint test folds")
-        model = factory(spec).fit(dataset.X[train], dataset.y[train])
-        p_up[test], fold[test] = model.predict(dataset.X[test]), number
+        model = factory(spec).fit(dataset.take(train))
+        said = model.predict(dataset.take(test))
+        for output, values in said.items():
+            answers.setdefault(output, np.full((len(dataset), values.shape[1]), np.nan))[test] = values
+        p_up[test], fold[test] = said[OUTPUT_NAME][:, 0], number
         fold_metrics.append(evaluate(judged(dataset, p_up[test], test), seed=spec.seed))
         shares.append(model.importance())
         name = model.name
@@ -96,6 +102,7 @@ def cross_validate(
         fold=fold,
         fold_metrics=tuple(fold_metrics),
         metrics=evaluate(judged(dataset, p_up[tested], tested), seed=spec.seed),
+        answers=answers,
         importance={key: float(np.mean([share[key] for share in shares])) for key in shares[0]},
     )
 
@@ -151,12 +158,12 @@ def fit_release(
     Raises:
         TrainingError: the fit is refused, the split leaks, or the graph's answers differ.
     """
-    model = factory(spec).fit(dataset.X[train], dataset.y[train])
+    model = factory(spec).fit(dataset.take(train))
     content = model.to_onnx()
     sample = train[np.linspace(0, len(train) - 1, min(len(train), _PARITY_ROWS)).astype(np.intp)]
-    metrics: dict[str, object] = {"onnx_parity": require_parity(model, dataset.X[sample], content)}
+    metrics: dict[str, object] = {"onnx_parity": require_parity(model, dataset.take(sample), content)}
     if holdout is not None and len(holdout):
         require_no_leak(dataset, train, holdout, NOT_TESTED)
-        p_up = model.predict(dataset.X[holdout])
+        p_up = model.predict(dataset.take(holdout))[OUTPUT_NAME][:, 0]
         metrics["holdout"] = evaluate(judged(dataset, p_up, holdout), seed=spec.seed).to_dict()
     return model, ModelArtifact(model.name, content, replace(model.card(), metrics=metrics))

@@ -1,11 +1,13 @@
 """Gradient-boosted trees (XGBoost, histogram method)."""
 
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from fx_dagster.errors import TrainingError
-from fx_dagster.models.protocol import INPUT_NAME, Float32, Float64, Int8, ModelCard, ModelSpec
+from fx_dagster.models.dataset import Dataset
+from fx_dagster.models.protocol import INPUT_NAME, OUTPUT_NAME, Answers, Float64, ModelCard, ModelSpec
 from fx_dagster.models.rows import require_trainable
 
 PARAMETERS: dict[str, Any] = {
@@ -26,6 +28,8 @@ class XGBoostModel:
     """p(up) from boosted trees."""
 
     name = "xgboost"
+    inputs = (INPUT_NAME,)
+    outputs: ClassVar = MappingProxyType({OUTPUT_NAME: 1})
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -33,15 +37,15 @@ class XGBoostModel:
         self._rows = 0
         self._up_share = 0.0
 
-    def fit(self, X: Float32, y: Int8, sample_weight: Float64 | None = None) -> Self:
-        """Fit on ``X`` float32 ``[n, F]``, ``y`` int8 ``[n]``.
+    def fit(self, rows: Dataset, sample_weight: Float64 | None = None) -> Self:
+        """Fit on the features of training rows.
 
         Raises:
             TrainingError: see :func:`fx_dagster.models.rows.require_trainable`.
         """
         import xgboost
 
-        require_trainable(self.name, X, y, sample_weight, self.spec)
+        require_trainable(self.name, rows.X, rows.y, sample_weight, self.spec)
         classifier = xgboost.XGBClassifier(
             **PARAMETERS,
             objective="binary:logistic",
@@ -51,13 +55,13 @@ class XGBoostModel:
             random_state=self.spec.seed,
             n_jobs=self.spec.jobs,
         )
-        self._booster = classifier.fit(X, y, sample_weight=sample_weight)
-        self._rows, self._up_share = len(y), float(np.mean(y))
+        self._booster = classifier.fit(rows.X, rows.y, sample_weight=sample_weight)
+        self._rows, self._up_share = len(rows), float(np.mean(rows.y))
         return self
 
-    def predict(self, X: Float32) -> Float64:
-        """Return p(up) float64 ``[n]`` for ``X`` float32 ``[n, F]``."""
-        return np.asarray(self._fitted().predict_proba(X)[:, 1], dtype=np.float64)
+    def predict(self, rows: Dataset) -> Answers:
+        """Return ``p_up`` float64 ``[n, 1]``."""
+        return {OUTPUT_NAME: np.asarray(self._fitted().predict_proba(rows.X)[:, 1:], dtype=np.float64)}
 
     def importance(self) -> dict[str, float]:
         """Return each feature's share of the total gain; sums to 1."""
