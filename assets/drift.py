@@ -13,6 +13,7 @@ from assets.features import labels
 from assets.metadata import frame_table, picture
 from assets.serving import served_release
 from fx_dagster.market.timeframes import DAY_NS
+from fx_dagster.models.answer import DIRECTIONS, SIMPLE_MODELS
 from fx_dagster.models.drift import (
     REFERENCE,
     FeatureDrift,
@@ -23,7 +24,6 @@ from fx_dagster.models.drift import (
     judge_predictions,
 )
 from fx_dagster.models.evaluate import CalibrationBin, calibration_table
-from fx_dagster.models.families import FAMILIES
 from fx_dagster.models.protocol import Float32
 from fx_dagster.models.release import ReleaseManifest
 from fx_dagster.settings import Settings
@@ -64,14 +64,14 @@ class LiveWindow:
 
     @property
     def importance(self) -> dict[str, float]:
-        """Mean share of each feature in the decisions of the release's models."""
-        shares = [self.release.cards[model]["importance"] for model in self.release.models]
+        """Mean share of each feature in the answers of those of the release's models that look at features."""
+        shares = [self.release.cards[model]["importance"] for model in SIMPLE_MODELS]
         return {name: float(np.mean([share[name] for share in shares])) for name in self.release.feature_names}
 
     def said(self, model: str) -> pd.DataFrame:
         """Return what a model of this release said: ``symbol, time, p_up``."""
         rows = self.rows[self.rows["release"] == self.release.version]
-        place = list(FAMILIES).index(model)
+        place = DIRECTIONS.index(model)
         p_up = np.array([said[place] for said in rows["p_up"]], dtype=np.float64)
         return rows[["symbol", "time"]].assign(p_up=p_up).dropna(ignore_index=True)
 
@@ -82,7 +82,7 @@ def live_window(settings: Settings, lake: Lake) -> LiveWindow | str:
     if not url:
         return "FX_POSTGRES_URL is not set: no live session is recorded"
     migrate(url)
-    releases, store = ReleaseStore(url), LiveStore(url)
+    releases, store = ReleaseStore.of(settings), LiveStore(url)
     version, session = releases.active(), store.last_session(account)
     if version is None:
         return "no release is active"
@@ -102,8 +102,14 @@ def live_window(settings: Settings, lake: Lake) -> LiveWindow | str:
 
 
 def _references(release: ReleaseManifest) -> list[str]:
-    """Return the tables that the release's models name; one that is never there where a model names none."""
-    return [release.metrics[model].get(REFERENCE, {}).get("table", REFERENCE) for model in release.models]
+    """Return the tables that the release's models name; one that is never there where none names any."""
+    named = [release.metrics[model][REFERENCE]["table"] for model in referenced(release)]
+    return named or [REFERENCE]
+
+
+def referenced(release: ReleaseManifest) -> tuple[str, ...]:
+    """Return the direction models that know what they learned on; those that stand on others do not."""
+    return tuple(model for model in release.models if REFERENCE in release.metrics[model])
 
 
 def _too_few(rows: pd.DataFrame, settings: Settings) -> str:
@@ -208,7 +214,7 @@ def prediction_drift(lake: LakeResource, settings: SettingsResource) -> dg.Mater
     if isinstance(window, str):
         return _nothing(store, PREDICTIONS, window)
     found, tables = [], dict[str, tuple[CalibrationBin, ...]]()
-    for model in window.release.models:
+    for model in referenced(window.release):
         said = window.said(model)
         if why := _too_few(said, chosen):
             return _nothing(store, PREDICTIONS, f"release {window.release.version}: {why}")

@@ -1,26 +1,24 @@
 """What the system would have done, beside what it would have done without any model."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
+from assets.agents import ppo_model
+from assets.history import RESUME_AFTER_HOURS, read_history, read_ticks, tick_parts
 from assets.metadata import frame_table, picture
 from assets.models import MODEL_ASSETS
+from assets.predictions import AGENTS, table_of
 from assets.run_shape import RunShape
+from assets.stacked_models import STACKED, STACKED_ASSETS
 from fx_dagster.backtest.ab import replay_both
-from fx_dagster.backtest.prepare import History, SymbolHistory, prepare
+from fx_dagster.backtest.prepare import History
 from fx_dagster.backtest.result import BacktestResult
-from fx_dagster.backtest.ticks import TickAccount, TickHistory, merged_ticks, replay_ticks
+from fx_dagster.backtest.ticks import TickAccount, replay_ticks
 from fx_dagster.backtest.trials import Origin, Trial, backtest_trial
-from fx_dagster.core.rows import Ticks
 from fx_dagster.decision.config import paper_config, traditional_control
-from fx_dagster.errors import DataError
-from fx_dagster.market.instruments import instrument
-from fx_dagster.market.timeframes import Timeframe, bar_close, trading_month_window
 from fx_dagster.report.backtests import summarise_backtest
 from fx_dagster.report.files import write_text
 from fx_dagster.report.summary import BacktestSummary
@@ -32,55 +30,6 @@ GROUP = "evaluation"
 OWNERS = ["team:research"]
 SUMMARY = "backtest.json"
 CENT = 0.01
-
-RESUME_AFTER_HOURS = 168.0
-"""A drawdown halt waits for a person; the imagined one resumes after a week, in system and control alike. Without it a
-halt in the first year would leave the rest of the history flat, and nothing to compare."""
-
-
-def read_history(lake: Lake, shape: RunShape, settings: Settings) -> History:
-    """Align bars, indicators and out-of-fold predictions of every symbol, over the time that has predictions."""
-    predictions = _predictions(lake)
-    histories = {
-        symbol: SymbolHistory(
-            bars=lake.read("bars", symbol=symbol, timeframe=shape.base.value),
-            indicators=lake.read("indicators", symbol=symbol, timeframe=shape.base.value),
-            predictions=predictions[predictions["symbol"] == symbol].sort_values("time", ignore_index=True),
-        )
-        for symbol in shape.symbols
-    }
-    whole = prepare(histories, shape.base, account_currency=settings.risk.account_currency)
-    return whole.window(int(predictions["time"].min()), int(predictions["time"].max()) + 1)
-
-
-def read_ticks(lake: Lake, shape: RunShape) -> TickHistory:
-    """Return what a replay of the stored ticks needs, over the time that has predictions, but for the ticks."""
-    predictions = _predictions(lake)
-    first = int(predictions["time"].min())
-    return TickHistory(
-        instruments=tuple(instrument(symbol) for symbol in shape.symbols),
-        base=shape.base,
-        start=first,
-        end=int(bar_close(predictions["time"].to_numpy(np.int64).max(keepdims=True), shape.base)[0]),
-        predictions={str(name): frame.sort_values("time") for name, frame in predictions.groupby("symbol")},
-        before=lambda symbol, timeframe, bars: _bars_before(lake, symbol, timeframe, first, bars),
-    )
-
-
-def _tick_parts(lake: Lake, history: TickHistory) -> Iterator[Ticks]:
-    """Yield the ticks of all symbols month by month."""
-    symbols = [item.symbol for item in history.instruments]
-    for month in sorted({keys["month"] for keys in lake.keys("ticks")}):
-        begins, ends = trading_month_window(month)
-        start, end = max(begins, history.start), min(ends, history.end)
-        if start < end:
-            yield merged_ticks([lake.read("ticks", symbol=symbol, start=start, end=end) for symbol in symbols])
-
-
-def _bars_before(lake: Lake, symbol: str, timeframe: Timeframe, until: int, bars: int) -> pd.DataFrame:
-    frame = lake.read("bars", symbol=symbol, timeframe=timeframe.value, end=until)
-    closed = bar_close(frame["time"].to_numpy(np.int64), timeframe) <= until
-    return frame[closed].tail(bars).reset_index(drop=True)
 
 
 def compare_with_control(
@@ -109,7 +58,7 @@ def compare_on_ticks(
     history = read_ticks(lake, shape)
     system, control = (
         replay_ticks(
-            dataclasses.replace(history, parts=_tick_parts(lake, history)), one, account, settings.cost,
+            dataclasses.replace(history, parts=tick_parts(lake, history)), one, account, settings.cost,
             stale_s=max(settings.live.stale_after_s, tick_spacing_s), spike_z=settings.validation.spike_robust_z,
         )
         for one in (config, traditional_control(config))
@@ -132,25 +81,11 @@ def _summary(
     )
 
 
-def _predictions(lake: Lake) -> pd.DataFrame:
-    tables = [lake.read(f"out_of_fold_{name}") for name in MODEL_ASSETS]
-    absent = [name for name, table in zip(MODEL_ASSETS, tables, strict=True) if table.empty]
-    if absent:
-        raise DataError(
-            f"the lake has no out-of-fold predictions of {', '.join(absent)}",
-            mend="train first: training_job on Dagster's page, or fx demo",
-        )
-    joined = tables[0]
-    for table in tables[1:]:
-        joined = joined.merge(table, on=["time", "symbol", "fold", "up"], validate="one_to_one")
-    return joined
-
-
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
     kinds={"numba"},
-    deps=list(MODEL_ASSETS.values()),
+    deps=[*MODEL_ASSETS.values(), *STACKED_ASSETS, ppo_model],
     description="""The live decision step, replayed over history with costs: AI-assisted beside the traditional control.
 
 Models answer out of fold only: every prediction is by a model that had not seen the row. Fills are at the next bar's
@@ -184,15 +119,26 @@ def _trial(
     control: BacktestResult,
 ) -> Trial:  # fmt: skip
     return backtest_trial(
-        Origin("backtest", run_id, shape.source, shape.symbols, shape.base.value, shape.catalogue.hash),
+        origin("backtest", run_id, shape),
         system,
         control,
         paper_config(settings, history.timeframe),
         settings.risk,
         resume_after_hours=RESUME_AFTER_HOURS,
-        trainings={name: lake.metadata(f"out_of_fold_{name}").get("training", "") for name in MODEL_ASSETS},
+        trainings=trainings(lake),
         start=int(history.market.time[0]),
     )
+
+
+def origin(asset: str, run_id: str, shape: RunShape) -> Origin:
+    """Return where a trial was made, and of what."""
+    return Origin(asset, run_id, shape.source, shape.symbols, shape.base.value, shape.catalogue.hash)
+
+
+def trainings(lake: Lake) -> dict[str, str]:
+    """Return the fingerprint of the training behind each model's predictions."""
+    names = (*MODEL_ASSETS, *STACKED, AGENTS)
+    return {name: lake.metadata(table_of(name)).get("training", "") for name in names}
 
 
 def _unexplained(result: BacktestResult) -> float:

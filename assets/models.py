@@ -1,4 +1,4 @@
-"""The tree models: judged out of fold over purged walk-forward splits, then fitted once more for the release."""
+"""The models of direction: judged out of fold over purged splits, then fitted once more for the release."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,7 @@ import pandas as pd
 
 from assets.features import features, labels
 from assets.metadata import calibration_picture, frame_table, importance_picture
+from assets.predictions import keep_predictions
 from assets.run_shape import RunShape
 from fx_dagster.backtest.trials import Origin, training_trial
 from fx_dagster.errors import TrainingError
@@ -17,7 +18,9 @@ from fx_dagster.models.dataset import Dataset
 from fx_dagster.models.drift import REFERENCE, PredictionReference, TrainingReference
 from fx_dagster.models.evaluate import Metrics
 from fx_dagster.models.families import FAMILIES
-from fx_dagster.models.training import OutOfFold, cross_validate, fit_release, predictions_frame
+from fx_dagster.models.protocol import ModelSpec
+from fx_dagster.models.training import OutOfFold, cross_validate, fit_release
+from fx_dagster.models.tuning import with_tuned
 from fx_dagster.settings import Settings
 from resources.dagster_resources import LakeResource, MarketResource, SettingsResource, TrialsResource
 from resources.lake import Lake
@@ -26,18 +29,23 @@ GROUP = "models"
 OWNERS = ["team:research"]
 
 
-def read_dataset(lake: Lake, shape: RunShape) -> Dataset:
-    """Read features and labels of every symbol of the run.
+def read_dataset(lake: Lake, shape: RunShape, settings: Settings) -> Dataset:
+    """Read features, labels and bars of every symbol of the run.
 
     Raises:
         TrainingError: a symbol has no features or labels, or they were computed from another catalogue.
     """
-    feature_frames, label_frames = {}, {}
+    feature_frames, label_frames, bars = {}, {}, {}
     for symbol in shape.symbols:
         feature_frames[symbol] = lake.read("features", symbol=symbol)
         label_frames[symbol] = lake.read("labels", symbol=symbol)
         _require_catalogue(lake, shape, symbol)
-    return Dataset.from_frames(feature_frames, label_frames, shape.catalogue.names, shape.catalogue.hash)
+        bars[symbol] = {
+            timeframe: lake.read("bars", symbol=symbol, timeframe=timeframe.value)
+            for timeframe in shape.catalogue.timeframes
+        }
+    horizon_bars = settings.feature.horizon_bars
+    return Dataset.from_frames(feature_frames, label_frames, bars, shape.catalogue, horizon_bars=horizon_bars)
 
 
 def _require_catalogue(lake: Lake, shape: RunShape, symbol: str) -> None:
@@ -65,6 +73,19 @@ def split(dataset: Dataset, shape: RunShape, settings: Settings) -> WalkForward:
     )
 
 
+LIBRARIES = {"xgboost": "xgboost", "random_forest": "scikitlearn"} | dict.fromkeys(
+    ("lstm", "cnn", "attention"), "pytorch"
+)
+
+
+def spec_of(dataset: Dataset, settings: Settings) -> ModelSpec:
+    """Return what a model of this run is built from."""
+    training = settings.training
+    return dataset.spec(
+        seed=training.seed, threads=training.threads, rows_min=training.rows_min, effort=training.effort
+    )
+
+
 def model_asset(name: str) -> dg.AssetsDefinition:
     """Make the asset of one model family."""
 
@@ -72,7 +93,7 @@ def model_asset(name: str) -> dg.AssetsDefinition:
         name=f"{name}_model",
         group_name=GROUP,
         owners=OWNERS,
-        kinds={"onnx", "scikitlearn" if name == "random_forest" else "xgboost"},
+        kinds={"onnx", LIBRARIES[name]},
         deps=[features, labels],
         description=f"""{name}: probability that the price rises over the horizon, pooled over all symbols.
 
@@ -87,11 +108,11 @@ that no fold touches), then fitted on everything before the holdout and exported
         trials: TrialsResource,
     ) -> dg.MaterializeResult:
         chosen, shape, store = settings.load(), RunShape.of(market.open()), lake.open()
-        dataset = read_dataset(store, shape)
+        dataset = read_dataset(store, shape, chosen)
         splits = split(dataset, shape, chosen)
-        spec = dataset.spec(
-            seed=chosen.training.seed, threads=chosen.training.threads, rows_min=chosen.training.rows_min
-        )
+        spec = spec_of(dataset, chosen)
+        if chosen.training.tuned:
+            spec = with_tuned(spec, name, chosen.candidates / "tuning", splits.folds[0].test_start)
         result = cross_validate(
             FAMILIES[name],
             spec,
@@ -99,7 +120,7 @@ that no fold touches), then fitted on everything before the holdout and exported
             [(fold.train, fold.test) for fold in splits.folds],
             progress=lambda model, done, of: context.log.info(f"{model}: fold {done} of {of}"),
         )
-        train, holdout = _release_rows(splits, len(dataset))
+        train, holdout = release_rows(splits, len(dataset))
         _, artifact = fit_release(FAMILIES[name], spec, dataset, train, holdout)
         artifact = artifact.with_metrics({"out_of_fold": result.metrics.to_dict()})
         artifact = artifact.with_metrics(
@@ -116,8 +137,8 @@ that no fold touches), then fitted on everything before the holdout and exported
         recorded = trials.record(trial)
         artifact.save(chosen.candidates)
         # A backtest names the training behind the predictions that it replays.
-        predictions = predictions_frame(dataset, [result])
-        store.write(f"out_of_fold_{name}", predictions, metadata={"training": trial.fingerprint})
+        said = {f"p_up_{name}": result.p_up}
+        keep_predictions(store, name, dataset, result.fold, said, {"training": trial.fingerprint})
         shown = _metadata(result, artifact.card.metrics, len(dataset), dataset.symbols)
         return dg.MaterializeResult(metadata={"trial": recorded, **shown})
 
@@ -136,7 +157,7 @@ def keep_reference(lake: Lake, trained_on: Dataset, dataset: Dataset, result: Ou
     return {"table": reference.table, "predictions": predictions.to_dict()}
 
 
-def _release_rows(splits: WalkForward, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
+def release_rows(splits: WalkForward, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the rows that the released model is fitted on, and the holdout: all and none where there is no holdout."""
     if splits.holdout is None:
         return np.arange(rows), None

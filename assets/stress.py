@@ -5,7 +5,8 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from assets.evaluation import GROUP, OWNERS, RESUME_AFTER_HOURS, backtest, read_history
+from assets.evaluation import GROUP, OWNERS, backtest
+from assets.history import RESUME_AFTER_HOURS, read_history
 from assets.metadata import frame_table, picture
 from assets.run_shape import RunShape
 from fx_dagster.backtest.replay import replay

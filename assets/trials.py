@@ -7,6 +7,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
+from assets.comparison import model_comparison
 from assets.evaluation import GROUP, OWNERS, SUMMARY, backtest
 from assets.metadata import frame_table, picture
 from assets.run_shape import RunShape
@@ -36,7 +37,7 @@ YEAR = TRADING_DAYS_A_YEAR**0.5
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres"},
-    deps=[backtest],
+    deps=[backtest, model_comparison],
     description="""The newest backtest, weighed against every training and backtest that was recorded.
 
 The best of many looks good by luck alone. Deflated Sharpe ratio (Bailey & López de Prado 2014): the probability that
@@ -48,12 +49,21 @@ timeframe at a time.""",
 def trial_review(market: MarketResource, settings: SettingsResource, trials: TrialsResource) -> dg.MaterializeResult:
     """Read all trials, weigh the newest backtest and store what came of it."""
     chosen, shape, ledger = settings.load(), RunShape.of(market.open()), trials.open()
-    rows = [] if ledger is None else ledger.list(shape.source, shape.base.value)
+    rows = [] if ledger is None else _ours_last(ledger.list(shape.source, shape.base.value))
     found = review_trials([row.trial for row in rows], seed=chosen.training.seed)
     if ledger is None:
         found = TrialReview(note=NOT_RECORDED)
     write_text(chosen.evaluation / REVIEW, found.model_dump_json(indent=1))
     return dg.MaterializeResult(metadata=_metadata(found, rows))
+
+
+def _ours_last(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return trials as recorded, those of the asset ``backtest`` last: they are weighed, what is compared counts."""
+    return sorted(rows, key=_is_ours)
+
+
+def _is_ours(row: TrialRow) -> bool:
+    return row.trial.kind is TrialKind.BACKTEST and row.trial.origin.asset == "backtest"
 
 
 def read_review(settings: Settings) -> TrialReview:
@@ -114,7 +124,7 @@ def the_newest_backtest_counts(
     ledger, shape, chosen = trials.open(), RunShape.of(market.open()), settings.load()
     if ledger is None:
         return dg.AssetCheckResult(passed=True, description=NOT_RECORDED)
-    recorded = [row for row in ledger.list(shape.source, shape.base.value) if row.trial.kind is TrialKind.BACKTEST]
+    recorded = [row for row in ledger.list(shape.source, shape.base.value) if _is_ours(row)]
     initial = BacktestSummary.model_validate_json((chosen.evaluation / SUMMARY).read_text()).initial_balance
     equity = lake.open().read("backtest_equity")
     _, returns = daily_returns(equity["time"].to_numpy(np.int64), equity["system"].to_numpy(np.float64), initial)

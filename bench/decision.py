@@ -43,12 +43,14 @@ def desk(*, held: int = 3) -> Desk:
     """Return eight symbols that say "long", ``held`` of which have a position."""
     config = step_config(RiskSettings(), CostSettings(), paper=True)
     items, n = [instrument(symbol) for symbol in _SYMBOLS], len(_SYMBOLS)
-    inputs, positions, account = np.zeros(n, input_dtype(2)), np.zeros(n, POSITION), np.zeros(1, ACCOUNT)
+    models = config.simple_models + config.deep_models + config.meta
+    inputs, positions, account = np.zeros(n, input_dtype(models)), np.zeros(n, POSITION), np.zeros(1, ACCOUNT)
     inputs["active"] = inputs["tradable"] = inputs["fresh"] = inputs["market_open"] = True
     inputs["bid"], inputs["spread_median"], inputs["conversion"] = 1.1, 0.0001, 1.0
     inputs["ask"], inputs["atr"], inputs["votes"], inputs["p_up"] = 1.1001, 0.001, 0.5, 0.7
     inputs["volatility_short"] = inputs["volatility_long"] = 0.1
-    inputs["confidence"] = inputs["agreement"] = inputs["correlation_shift"] = inputs["drift"] = np.nan
+    inputs["agreement"] = inputs["correlation_shift"] = inputs["drift"] = np.nan
+    inputs["confidence"], inputs["regime"], inputs["size"], inputs["timing"] = 0.65, 1, 1.1, (0.9, 0.1, 0.1)
     inputs["bar_time"] = _START
     positions["lots"][:held], positions["entry_price"], positions["stop"] = 0.01, 1.1, 1.0
     account["time"], account["trading_day"], account["healthy"] = _START + HOUR_NS, 1, True

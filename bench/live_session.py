@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +26,8 @@ from fx_dagster.live.engine import Engine, EngineParts
 from fx_dagster.live.model_desk import Asked, ModelDesk
 from fx_dagster.live_engine import WallClock, tape_facts, trading_core
 from fx_dagster.market.timeframes import DAY_NS
-from fx_dagster.models.families import FAMILIES
-from fx_dagster.models.protocol import Float32
+from fx_dagster.models.answer import DIRECTIONS
+from fx_dagster.models.inputs import ModelInputs
 from fx_dagster.settings import Settings, load_settings
 from resources.journal import JournalTarget, PostgresJournal
 from resources.market_states import FileMarketStates
@@ -128,16 +129,16 @@ class TimedDesk(ModelDesk):
         """Begin to note."""
         self.calls, self.bare = Durations(calls), Durations(calls)
 
-    async def ask(self, features: Float32) -> Asked:
+    async def ask(self, inputs: ModelInputs, symbols: Sequence[str]) -> Asked:
         """Ask."""
-        asked = await super().ask(features)
+        asked = await super().ask(inputs, symbols)
         if asked.latency_ms is not None:
             self.calls.add(asked.latency_ms)
         return asked
 
-    async def bare_call_ms(self, features: Float32) -> float | None:
+    async def bare_call_ms(self, inputs: ModelInputs, symbols: Sequence[str]) -> float | None:
         """Time a bare call."""
-        took = await super().bare_call_ms(features)
+        took = await super().bare_call_ms(inputs, symbols)
         if took is not None:
             self.bare.add(took)
         return took
@@ -152,7 +153,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     )
     journal = await PostgresJournal.open(url, target)
     feed = MadeFeed(plan.symbols, plan.rate, plan.seconds, plan.seed)
-    provider = ReleasedModels(ReleaseStore(url), settings.triton.url)
+    provider = ReleasedModels(ReleaseStore.of(settings), settings.triton.url)
     try:
         core, desk = _core(settings, feed, plan)
         models = _models(settings, provider, core, plan)
@@ -182,7 +183,7 @@ def _core(settings: Settings, feed: MadeFeed, plan: Plan) -> tuple[TimedCore, Pa
 
 def _models(settings: Settings, provider: ReleasedModels, core: TimedCore, plan: Plan) -> TimedDesk:
     models = TimedDesk(
-        provider, feature_hash=core.spec.catalogue.hash, models=tuple(FAMILIES),
+        provider, feature_hash=core.spec.catalogue.hash, models=DIRECTIONS,
         deadline_s=settings.triton.deadline_ms / 1000, clock=WallClock(),
     )  # fmt: skip
     models.observe(100 * plan.seconds + 1_000)
@@ -254,7 +255,9 @@ def _report(
         "dropped": status["ticks_dropped"],
         "waiting_max": status["ticks_waiting_max"],
         "counts": seen,
-        "status": {name: status[name] for name in ("orders", "deals", "model_failures", "latency", "equity")},
+        "status": {
+            name: status[name] for name in ("orders", "deals", "model_failures", "model_problem", "latency", "equity")
+        },
         "cpu_us_a_tick": samples.cpu_s * 1e6 / max(1, feed.sent),
         "cpu_share": samples.cpu_s / max(samples.wall_s, 1e-9),
         "rss_mb": (float(np.mean(samples.rss_mb[:third])), float(np.mean(samples.rss_mb[-third:]))),

@@ -37,4 +37,11 @@ drift_job = dg.define_asset_job(
     description="Compare what the live session sees and says with what its models learned on.",
 )
 
-ASSET_JOBS = (ingest_job, features_job, training_job, evaluation_job, drift_job)
+research_job = dg.define_asset_job(
+    "research_job",
+    selection=dg.AssetSelection.groups("research"),
+    executor_def=IN_PROCESS,
+    description="Tree families on many histories, what features are worth, and a search of parameters.",
+)
+
+ASSET_JOBS = (ingest_job, features_job, training_job, evaluation_job, drift_job, research_job)

@@ -29,7 +29,7 @@ from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED,
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.source import MarketSource
 from fx_dagster.market.timeframes import Timeframe
-from fx_dagster.models.families import FAMILIES
+from fx_dagster.models.answer import DIRECTIONS
 from fx_dagster.settings import Settings, load_settings
 from resources.journal import JournalTarget, PostgresJournal
 from resources.live_feed import ReplayFeed, Tape, tape_of
@@ -122,7 +122,7 @@ async def _run_session(
         source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed,
         spike_z=settings.validation.spike_robust_z,
     )  # fmt: skip
-    provider = ReleasedModels(ReleaseStore(settings.postgres.url.get_secret_value()), settings.triton.url)
+    provider = ReleasedModels(ReleaseStore.of(settings), settings.triton.url, pinned=settings.release.pinned or None)
     parts = _parts(settings, feed, journal, provider, options)
     engine = Engine(parts, session)
     journal.start()
@@ -152,7 +152,7 @@ def _parts(
         models=ModelDesk(
             provider,
             feature_hash=core.spec.catalogue.hash,
-            models=tuple(FAMILIES),
+            models=DIRECTIONS,
             deadline_s=settings.triton.deadline_ms / 1000,
             clock=clock,
         ),

@@ -7,7 +7,7 @@ import psycopg
 
 from assets.partitions import SYMBOLS
 from fx_dagster.errors import FxError
-from fx_dagster.jobs import drift_job, ingest_job, training_job
+from fx_dagster.jobs import drift_job, ingest_job, research_job, training_job
 from fx_dagster.settings import load_settings
 from resources.live_store import LiveStore
 from resources.postgres import migrate
@@ -42,6 +42,15 @@ weekly_retraining = dg.ScheduleDefinition(
     description="On Saturday, while the market is closed: fit, judge, release.",
 )
 
+monthly_research = dg.ScheduleDefinition(
+    name="monthly_research",
+    job=research_job,
+    cron_schedule="0 12 * * 6#1",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="On a month's first Saturday, after the retraining: many histories, worth of features, parameters.",
+)
+
 
 @dg.schedule(
     job=drift_job,
@@ -66,4 +75,4 @@ def hourly_drift() -> dg.RunRequest | dg.SkipReason:
     return dg.RunRequest()
 
 
-SCHEDULES = (daily_ingestion, weekly_retraining, hourly_drift)
+SCHEDULES = (daily_ingestion, weekly_retraining, monthly_research, hourly_drift)

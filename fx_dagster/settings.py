@@ -97,7 +97,14 @@ class TrainingSettings(BaseSettings):
         0.15, description="Last part of history that only the release step scores."
     )
     rows_min: PositiveInt = Field(500, description="Fewest training rows a model is fitted on.")
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="0: all cores.")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads of the tree models; 0: all cores.")
+    effort: Fraction = Field(
+        1.0, description="Share of the training budget of networks and agents; less is for a quick look."
+    )
+    tuning_trials: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        30, description="Parameter sets of a tree family that a search tries, its own among them."
+    )
+    tuned: bool = Field(False, description="Whether trainings use the parameters that the search found.")
 
 
 class RiskSettings(BaseSettings):
@@ -219,6 +226,29 @@ class DriftSettings(BaseSettings):
     )
 
 
+class ReleaseSettings(BaseSettings):
+    """Who signs a release, which one a session is pinned to, and what a challenger must show before it goes live."""
+
+    model_config = _group("FX_RELEASE_")
+
+    signing_key: SecretStr = Field(
+        SecretStr(""), description="Ed25519 private key, base64 of its 32 bytes; empty: one made in FX_HOME/keys."
+    )
+    verify_key: str = Field(
+        "", description="Public keys that are trusted too, base64, comma-separated; alone: verify only, sign nothing."
+    )
+    pinned: Annotated[int, Field(ge=0)] = Field(
+        0, description="Release that this session asks, whatever is live; 0: the live one."
+    )
+    trades_min: PositiveInt = Field(50, description="Closed trades of a challenger before anything is said of it.")
+    alpha: Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)] = Field(
+        0.05, description="Chance of a wrong verdict on a challenger, over all looks at it together."
+    )
+    data_age_days_max: PositiveFloat = Field(
+        365.0, description="Newest row a release saw, before the source's newest bar: older is not promoted."
+    )
+
+
 class TritonSettings(BaseSettings):
     """Triton Inference Server."""
 
@@ -249,6 +279,19 @@ class RedisSettings(BaseSettings):
 
     url: SecretStr = Field(SecretStr(""), description="redis://…; empty: start the embedded Valkey.")
     port: Port = 0
+
+
+class CacheSettings(BaseSettings):
+    """How long what was computed once is believed: in this process, and in the cache that processes share."""
+
+    model_config = _group("FX_CACHE_")
+
+    enabled: bool = Field(True, description="Whether answers, features, patterns and weights are kept at all.")
+    predictions_s: PositiveFloat = Field(60.0, description="Level 1: what the models said of the very same rows.")
+    features_s: PositiveFloat = Field(300.0, description="Level 2: the newest features of each symbol.")
+    patterns_s: PositiveFloat = Field(3_600.0, description="Level 3: what followed each chart pattern in history.")
+    weights_s: PositiveFloat = Field(86_400.0, description="Level 4: model files, by their SHA-256.")
+    entries_max: PositiveInt = Field(4_096, description="Entries of a level in this process; the oldest used go first.")
 
 
 class UiSettings(BaseSettings):
@@ -302,9 +345,11 @@ class Settings(BaseSettings):
     cost: CostSettings = Field(default_factory=CostSettings)
     stress: StressSettings = Field(default_factory=StressSettings)
     drift: DriftSettings = Field(default_factory=DriftSettings)
+    release: ReleaseSettings = Field(default_factory=ReleaseSettings)
     triton: TritonSettings = Field(default_factory=TritonSettings)
     postgres: PostgresSettings = Field(default_factory=PostgresSettings)
     redis: RedisSettings = Field(default_factory=RedisSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     ui: UiSettings = Field(default_factory=UiSettings)
     live: LiveSettings = Field(default_factory=LiveSettings)
 

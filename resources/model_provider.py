@@ -20,9 +20,11 @@ class ReleasedModels:
     Args:
         store: knows the active release.
         triton_url: ``host:port`` of Triton's gRPC; empty: there is no server.
+        pinned: release that is asked whatever is active, as in a trial in shadow; None: the active one.
     """
 
-    def __init__(self, store: ReleaseStore, triton_url: str) -> None:
+    def __init__(self, store: ReleaseStore, triton_url: str, *, pinned: int | None = None) -> None:
+        self._pinned = pinned
         self._store = store
         self._triton_url = triton_url
         self._service: TritonModelService | None = None
@@ -43,7 +45,7 @@ class ReleasedModels:
         if not self._triton_url:
             return
         try:
-            version = await asyncio.to_thread(self._store.active)
+            version = self._pinned or await asyncio.to_thread(self._store.active)
             if version is None:
                 await self._use(None, "no release is active")
             elif self._service is None or self._service.release != version:

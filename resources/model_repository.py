@@ -5,6 +5,7 @@ A release never rewrites a folder that may be loaded: its models have the releas
     <root>/xgboost-r7/config.pbtxt        rendered from triton_models/xgboost/config.pbtxt
     <root>/xgboost-r7/7/model.onnx
     <root>/simple-r7/7/                   an ensemble has no file of its own
+    <root>/ensemble-r7/7/                 all models, where there are more than the simple ones
     <root>/releases/7.json                the manifest, written last: without it there is no release
 
 Folders are written aside and renamed. ``resources/releases.py`` knows which release is active.
@@ -13,17 +14,23 @@ Folders are written aside and renamed. ``resources/releases.py`` knows which rel
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fx_dagster.errors import FeatureMismatchError, ReleaseError
-from fx_dagster.models.onnx_export import onnx_predict
-from fx_dagster.models.protocol import Float32, ModelArtifact
-from fx_dagster.models.release import SIMPLE, Canary, ReleaseManifest
+from fx_dagster.models.answer import SIMPLE_MODELS
+from fx_dagster.models.graph import Graph, directions, ordered
+from fx_dagster.models.inputs import ModelInputs
+from fx_dagster.models.protocol import ModelArtifact
+from fx_dagster.models.quantise import is_quantised
+from fx_dagster.models.release import ENSEMBLE, SIMPLE, Canary, ReleaseManifest
+from fx_dagster.models.service import ModelCallError, validated
+from resources.triton_config import Device, render_config, render_ensemble
 
 TEMPLATES = Path(__file__).parents[1] / "triton_models"
 MODEL_FILE = "model.onnx"
@@ -31,55 +38,71 @@ CANARY_ROWS = 4
 
 
 class ModelRepository:
-    """The folders of all releases under ``root``."""
+    """The folders of all releases under ``root``.
 
-    def __init__(self, root: Path, templates: Path = TEMPLATES) -> None:
+    Args:
+        root: the folder that Triton reads.
+        templates: folder of the configurations' templates.
+        device: what new releases are rendered for: ``cpu``, or ``gpu`` for a Triton with NVIDIA's own backend.
+    """
+
+    def __init__(self, root: Path, templates: Path = TEMPLATES, device: Device = "cpu") -> None:
         self.root = root
+        self.device: Device = device
         self._templates = templates
 
     def build(
         self,
         version: int,
         artifacts: Sequence[ModelArtifact],
-        sample: Float32,
+        sample: ModelInputs,
         *,
+        symbols: Sequence[str],
         metrics: Mapping[str, Any],
         lineage: Mapping[str, Any],
     ) -> ReleaseManifest:
-        """Write a release: its models, their ensemble, and last its manifest.
+        """Write a release: its models, their ensembles, and last its manifest.
 
         Args:
             version: number of the release, from 1, never used before.
-            artifacts: fitted models, in the order of an answer's columns.
-            sample: some rows of features, float32 ``[n, F]``: the canary's inputs are taken from them.
+            artifacts: fitted models, in any order; one whose card has ``metrics["int8"]["served"]`` is in INT8.
+            sample: some rows: the canary's inputs are taken from them.
+            symbols: what a row's symbol is a place in.
             metrics: out-of-sample numbers by model.
             lineage: what it was trained on.
 
         Raises:
-            ReleaseError: the number is taken, a model answers no probability, or the folder cannot be written; nothing
-                half-written is left.
+            ReleaseError: the number is taken, a model does not fit into the graph, answers what no answer may be or has
+                other tensors than its template, or the folder cannot be written; nothing half-written is left.
             FeatureMismatchError: the models or the sample come from different feature catalogues.
         """
         _require_one_catalogue(artifacts, sample)
         if self._manifest_path(version).exists():
             raise ReleaseError(f"release {version} exists already", mend="release with the next number")
-        card = artifacts[0].card
-        inputs = sample[np.linspace(0, len(sample) - 1, min(CANARY_ROWS, len(sample))).astype(np.intp)]
-        answers = {artifact.name: _answers(artifact, inputs) for artifact in artifacts}
+        chosen = sample.take(np.linspace(0, len(sample) - 1, min(CANARY_ROWS, len(sample))).astype(np.intp))
+        canary = Canary.of(chosen, _answers(artifacts, chosen))
+        by_name = {artifact.name: artifact for artifact in artifacts}
+        members = ordered(by_name)
+        configs = self._configs(version, by_name, members)
         try:
             self._clear(version)
-            files = self._write_models(version, artifacts)
+            files = self._write_models(version, by_name, members, configs)
+            card = artifacts[0].card
             manifest = ReleaseManifest(
                 version=version,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                models=tuple(artifact.name for artifact in artifacts),
+                models=directions(members),
+                members=members,
+                symbols=tuple(symbols),
+                quantised=tuple(name for name in members if is_quantised(by_name[name])),
+                device=self.device,
                 feature_names=card.feature_names,
                 feature_hash=card.feature_hash,
                 files=files,
-                canary=Canary(tuple(tuple(row) for row in inputs.astype(float).tolist()), answers),
+                canary=canary,
                 metrics=metrics,
                 lineage=lineage,
-                cards={artifact.name: artifact.card.to_dict() for artifact in artifacts},
+                cards={name: by_name[name].card.to_dict() for name in members},
             )
             self._write(self._manifest_path(version), manifest.to_json().encode())
         except OSError as error:
@@ -90,28 +113,41 @@ class ModelRepository:
             ) from error
         return manifest
 
-    def _write_models(self, version: int, artifacts: Sequence[ModelArtifact]) -> dict[str, str]:
-        files: dict[str, str] = {}
-        width = len(artifacts[0].card.feature_names)
-        for artifact in artifacts:
+    def _configs(self, version: int, by_name: Mapping[str, ModelArtifact], members: Sequence[str]) -> dict[str, bytes]:
+        """Return the configuration of every model and ensemble, by plain name, ensembles last."""
+        configs: dict[str, bytes] = {}
+        for name in members:
+            artifact = by_name[name]
             digest = hashlib.sha256(artifact.onnx).hexdigest()
             parameters = {"feature_hash": artifact.card.feature_hash, "sha256": digest}
-            config = render_config(self._template(artifact.name), version, width, parameters)
-            contents = {"config.pbtxt": config, f"{version}/{MODEL_FILE}": artifact.onnx}
-            files |= self._place(f"{artifact.name}-r{version}", contents)
-        ensemble = render_config(
-            self._template(SIMPLE), version, width, {"feature_hash": artifacts[0].card.feature_hash}
-        )
-        files |= self._place(f"{SIMPLE}-r{version}", {"config.pbtxt": ensemble}, version_folder=str(version))
+            template = self._template(name)
+            device: Device = "cpu" if is_quantised(artifact) else self.device
+            configs[name] = render_config(template, version, artifact.onnx, parameters, device=device)
+        parameters = {"feature_hash": by_name[members[0]].card.feature_hash}
+        graphs = (SIMPLE,) if set(members) <= set(SIMPLE_MODELS) else (SIMPLE, ENSEMBLE)
+        ensembles = {graph: render_ensemble(self._template(graph), version, configs, parameters) for graph in graphs}
+        return {**configs, **ensembles}
+
+    def _write_models(
+        self,
+        version: int,
+        by_name: Mapping[str, ModelArtifact],
+        members: Sequence[str],
+        configs: Mapping[str, bytes],
+    ) -> dict[str, str]:
+        files: dict[str, str] = {}
+        for name, config in configs.items():
+            contents = {"config.pbtxt": config}
+            if name in members:
+                contents[f"{version}/{MODEL_FILE}"] = by_name[name].onnx
+            files |= self._place(f"{name}-r{version}", contents, version_folder=str(version))
         return files
 
-    def _place(self, name: str, contents: Mapping[str, bytes], version_folder: str = "") -> dict[str, str]:
+    def _place(self, name: str, contents: Mapping[str, bytes], version_folder: str) -> dict[str, str]:
         """Write one model's folder aside, then rename it to its name."""
         aside = self.root / f".{name}.{os.getpid()}"
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        if version_folder:
-            (aside / version_folder).mkdir()
+        (aside / version_folder).mkdir(parents=True)
         for place, content in contents.items():
             self._write(aside / place, content)
         _sync_folder(aside)
@@ -130,10 +166,7 @@ class ModelRepository:
         _sync_folder(path.parent)
 
     def _template(self, name: str) -> Path:
-        path = self._templates / name / "config.pbtxt"
-        if not path.exists():
-            raise ReleaseError(f"no {path}", mend=f"add a folder {name} with a config.pbtxt to triton_models")
-        return path
+        return self._templates / name / "config.pbtxt"
 
     def manifest(self, version: int) -> ReleaseManifest:
         """Return a release's manifest.
@@ -202,11 +235,26 @@ class ModelRepository:
             for folder in self.root.glob(pattern):
                 shutil.rmtree(folder)
 
-    def prune(self, *, keep: int, active: int | None) -> list[int]:
-        """Remove all but the ``keep`` (at least 1) newest releases and the active one; return what was removed."""
+    def contents(self, manifest: ReleaseManifest) -> dict[str, bytes]:
+        """Return the ONNX bytes of a release's models by name, as they are served.
+
+        Raises:
+            ReleaseError: a file is missing.
+        """
+        found = {}
+        for name in manifest.members:
+            path = self.root / manifest.served_name(name) / str(manifest.version) / MODEL_FILE
+            try:
+                found[name] = path.read_bytes()
+            except OSError as error:
+                raise ReleaseError(f"{path}: missing from release {manifest.version}", mend="release again") from error
+        return found
+
+    def prune(self, *, keep: int, wanted: Collection[int] = ()) -> list[int]:
+        """Remove all but the ``keep`` (at least 1) newest releases and the wanted ones; return what was removed."""
         if keep < 1:
             raise ReleaseError(f"cannot keep {keep} releases", mend="keep at least 1")
-        removed = [version for version in self.versions()[:-keep] if version != active]
+        removed = [version for version in self.versions()[:-keep] if version not in wanted]
         for version in removed:
             self.discard(version)
         return removed
@@ -215,54 +263,24 @@ class ModelRepository:
         return self.root / "releases" / f"{version}.json"
 
 
-def render_config(template: Path, version: int, features: int, parameters: Mapping[str, str]) -> bytes:
-    """Return a model's configuration for one release: its name, dimensions, version and parameters.
-
-    Raises:
-        ReleaseError: the template is no Triton model configuration.
-    """
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    config = model_config_pb2.ModelConfig()
-    try:
-        text_format.Parse(template.read_text(encoding="utf-8"), config)
-    except text_format.ParseError as error:
-        raise ReleaseError(f"{template}: {error}", mend="correct the file") from error
-    config.name = f"{template.parent.name}-r{version}"
-    warmups = [entry for sample in config.model_warmup for entry in sample.inputs.values()]
-    for tensor in (*config.input, *warmups):
-        if list(tensor.dims) == [-1]:
-            tensor.dims[:] = [features]
-    for tensor in (*config.input, *warmups):
-        if list(tensor.dims) != [features]:
-            raise ReleaseError(
-                f"{template}: an input has dims {list(tensor.dims)}, the models have {features} features",
-                mend="write dims: [ -1 ]",
-            )
-    config.version_policy.specific.versions[:] = [version]
-    for key, value in sorted(parameters.items()):
-        config.parameters[key].string_value = value
-    for step in config.ensemble_scheduling.step:
-        step.model_name = f"{step.model_name}-r{version}"
-        step.model_version = version
-    text: str = text_format.MessageToString(config)
-    return text.encode()
-
-
-def _answers(artifact: ModelArtifact, inputs: Float32) -> tuple[float, ...]:
+def _answers(artifacts: Sequence[ModelArtifact], inputs: ModelInputs) -> dict[str, NDArray]:
     """Return the canary's answers.
 
     Raises:
-        ReleaseError: the graph cannot be run, or an answer is no probability.
+        ReleaseError: a model does not run, has no place in the graph, or says what no answer may be.
     """
+    graph = Graph(artifacts)
+    answers = graph.run(inputs.tensors())
     try:
-        answers = onnx_predict(artifact.onnx, inputs)
-    except Exception as error:  # ONNX Runtime raises many kinds
-        raise ReleaseError(f"{artifact.name}: its ONNX graph does not run: {error}", mend="train it again") from error
-    if not ((answers >= 0) & (answers <= 1)).all():
-        raise ReleaseError(f"{artifact.name} answers {answers.tolist()}, no probabilities", mend="train it again")
-    return tuple(answers.tolist())
+        discarded = validated(answers, directions(graph.members), len(inputs), graph.outputs).discarded
+    except ModelCallError as error:
+        raise ReleaseError(f"the canary: {error}", mend="train the models again") from error
+    if discarded:
+        bad = discarded[0]
+        raise ReleaseError(
+            f"the canary: {bad} is {answers[bad].tolist()}, out of its range", mend="train its model again"
+        )
+    return answers
 
 
 def _sync_folder(folder: Path) -> None:
@@ -274,13 +292,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _require_one_catalogue(artifacts: Sequence[ModelArtifact], sample: Float32) -> None:
+def _require_one_catalogue(artifacts: Sequence[ModelArtifact], sample: ModelInputs) -> None:
     if not artifacts:
         raise ReleaseError("a release without models", mend="train the models first")
     first = artifacts[0].card
-    if not len(sample) or sample.shape[1] != len(first.feature_names):
+    if not len(sample) or sample.features.shape[1] != len(first.feature_names):
         raise FeatureMismatchError(
-            f"the canary's sample is {sample.shape}, {first.name} has {len(first.feature_names)} features",
+            f"the canary's sample is {sample.features.shape}, {first.name} has {len(first.feature_names)} features",
             mend="take it from the rows that the models were trained on",
         )
     for artifact in artifacts[1:]:

@@ -21,7 +21,7 @@ from fx_dagster.core.rows import Ticks
 from fx_dagster.core.tape import TICK, Tape, TapeEvent, What
 from fx_dagster.errors import DataError
 
-FORMAT = "fx-tape-1"
+FORMAT = "fx-tape-2"
 KEPT_STRETCHES = 4
 _NAME = re.compile(r"session-(\d+)-(\d{4,})")
 _log = logging.getLogger(__name__)

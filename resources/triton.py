@@ -6,21 +6,25 @@ Every call has a deadline. What goes wrong is a :class:`~fx_dagster.models.servi
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import numpy as np
 import tritonclient.grpc as grpc_client
 import tritonclient.grpc.aio as grpc_aio
-from tritonclient.utils import InferenceServerException
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from fx_dagster.errors import FeatureMismatchError, ReleaseError, ServerError
-from fx_dagster.models.protocol import INPUT_NAME, OUTPUT_NAME, Float32
-from fx_dagster.models.release import SIMPLE, ReleaseManifest
+from fx_dagster.models.graph import inputs_of
+from fx_dagster.models.inputs import ModelInputs
+from fx_dagster.models.release import ENSEMBLE, SIMPLE, ReleaseManifest
 from fx_dagster.models.service import ModelAnswer, ModelCallError, UnavailableReason, validated
 
-CANARY_TOLERANCE = 1e-5
 CANARY_DEADLINE_S = 0.5
+LOADED_DEADLINE_S = 5.0
+"""For the first answer of a release that was just loaded."""
 ADMIN_TIMEOUT_S = 60.0
 BATCH_MAX = 1024
 """``max_batch_size`` of every served model."""
@@ -55,13 +59,22 @@ class TritonModelService:
 
     def __init__(self, url: str, manifest: ReleaseManifest) -> None:
         self._manifest = manifest
-        self._outputs = [grpc_aio.InferRequestedOutput(f"{OUTPUT_NAME}_{name}") for name in manifest.models]
+        self._canary = manifest.canary.inputs()
+        self._parts = {
+            True: _Part.of(manifest, manifest.ensemble, manifest.models, manifest.outputs()),
+            False: _Part.of(manifest, manifest.simple, manifest.simple_models, manifest.outputs(whole=False)),
+        }
         self._client = grpc_aio.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models, in the order of an answer's columns."""
+        """Names of the direction models, in the order of an answer's columns."""
         return self._manifest.models
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Symbols that the release was trained on."""
+        return self._manifest.symbols
 
     @property
     def release(self) -> int:
@@ -73,71 +86,96 @@ class TritonModelService:
         """Hash of the feature catalogue that the release was trained on."""
         return self._manifest.feature_hash
 
-    async def predict(self, features: Float32, *, deadline_s: float) -> ModelAnswer:
-        """Return the models' p(up) for float32 ``[n, F]``: one call of the release's ensemble for up to 1,024 rows.
+    async def predict(self, inputs: ModelInputs, *, deadline_s: float, whole: bool = True) -> ModelAnswer:
+        """Return what the models say of N rows: one call of the release's graph for up to 1,024 rows.
+
+        Args:
+            inputs: the rows.
+            deadline_s: seconds until the answer is of no use.
+            whole: ask all models, where the release has more than the simple ones; else only these, and only
+                ``features`` are sent.
 
         Raises:
             ModelCallError: no usable answer within ``deadline_s``.
-            FeatureMismatchError: the rows have another number of features than the release.
+            FeatureMismatchError: the rows have other shapes than the release takes.
         """
         began = time.perf_counter()
-        self._require_width(features)
-        if not len(features):
-            return ModelAnswer(self.models, np.empty((0, len(self.models))), self.release, 0.0, (0,) * len(self.models))
-        results = await self._results(features, deadline_s)
-        outputs = {name: _joined([_array(result, name) for result in results]) for name in self.models}
-        p_up, discarded = validated(outputs, self.models, len(features))
+        whole = whole and self._manifest.has_ensemble
+        part = self._parts[whole]
+        outputs = await self._outputs(part, inputs, deadline_s)
+        found = validated(outputs, part.models, len(inputs), part.outputs)
         latency_ms = (time.perf_counter() - began) * 1e3
-        return ModelAnswer(self.models, p_up, self.release, latency_ms, discarded)
+        return ModelAnswer(
+            part.models, found.p_up, found.extras, found.explained, self.release, latency_ms, found.discarded, whole
+        )
 
-    async def _results(self, features: Float32, deadline_s: float) -> list[Any]:
-        if len(features) <= BATCH_MAX:
-            return [await self._call([_tensor(features)], deadline_s)]
-        blocks = [features[first : first + BATCH_MAX] for first in range(0, len(features), BATCH_MAX)]
-        return await asyncio.gather(*(self._call([_tensor(block)], deadline_s) for block in blocks))
+    async def _outputs(self, part: "_Part", inputs: ModelInputs, deadline_s: float) -> dict[str, object]:
+        """Return every tensor that came; without rows, empty ones."""
+        self._require_shapes(part, inputs)
+        if not len(inputs):
+            return {name: np.empty((0, 1), dtype=np.float32) for name in part.outputs}
+        blocks = [inputs]
+        if len(inputs) > BATCH_MAX:
+            places = np.arange(len(inputs))
+            blocks = [inputs.take(places[first : first + BATCH_MAX]) for first in range(0, len(inputs), BATCH_MAX)]
+        results = await asyncio.gather(*(self._call(part, part.request(block), deadline_s) for block in blocks))
+        parts = [_arrays(result, part.outputs) for result in results]
+        return {name: _joined([arrays.get(name) for arrays in parts]) for name in part.outputs}
 
-    def _require_width(self, features: Float32) -> None:
-        wanted = len(self._manifest.feature_names)
-        if features.ndim != 2 or features.shape[1] != wanted:
-            raise FeatureMismatchError(
-                f"release {self.release} takes rows of {wanted} features, got {list(features.shape)}",
-                mend="compute the features with the catalogue that the release was trained on",
-            )
+    def _require_shapes(self, part: "_Part", inputs: ModelInputs) -> None:
+        for name in part.inputs:
+            wanted, given = getattr(self._canary, name).shape[1:], getattr(inputs, name).shape[1:]
+            if wanted != given:
+                raise FeatureMismatchError(
+                    f"release {self.release} takes {name} of {list(wanted)} a row, got {list(given)}",
+                    mend="compute the features with the catalogue that the release was trained on",
+                )
 
-    async def bare_call_ms(self, features: Float32, *, deadline_s: float) -> float:
+    async def bare_call_ms(self, inputs: ModelInputs, *, deadline_s: float, whole: bool = True) -> float:
         """Return how long the call alone takes, in milliseconds: request built before, answer not looked at.
 
         Raises:
             ModelCallError: no answer within ``deadline_s``.
         """
-        request = [_tensor(features)]
+        part = self._parts[whole]
+        request = part.request(inputs)
         began = time.perf_counter()
-        await self._call(request, deadline_s)
+        await self._call(part, request, deadline_s)
         return (time.perf_counter() - began) * 1e3
 
-    async def healthy(self) -> bool:
-        """Whether the canary's recorded answers come back, to 1e-5."""
-        canary = self._manifest.canary
+    async def healthy(self, *, whole: bool = True) -> bool:
+        """Whether the canary's recorded answers come back, to the release's tolerance.
+
+        Args:
+            whole: of every model; else of the simple ones, which may still answer when others do not.
+        """
         try:
-            answer = await self.predict(canary.inputs(), deadline_s=CANARY_DEADLINE_S)
+            return await self.difference(deadline_s=CANARY_DEADLINE_S, whole=whole) <= self._manifest.tolerance
         except ModelCallError:
             return False
-        difference = np.abs(answer.p_up - canary.answers(self.models))
-        return bool((difference <= CANARY_TOLERANCE).all())
+
+    async def difference(self, *, deadline_s: float, whole: bool = True) -> float:
+        """Return by how much the canary's answers differ from the recorded ones, at most.
+
+        Raises:
+            ModelCallError: no answer within ``deadline_s``.
+        """
+        outputs = await self._outputs(self._parts[whole], self._canary, deadline_s)
+        return self._manifest.canary.difference(outputs)
 
     async def close(self) -> None:
         """Release the connection."""
         await self._client.close()
 
-    async def _call(self, inputs: Sequence[Any], deadline_s: float) -> Any:
+    async def _call(self, part: "_Part", request: Sequence[Any], deadline_s: float) -> Any:
         try:
             # gRPC's own deadline runs in its thread; ours also ends a call that this loop itself delays.
             async with asyncio.timeout(deadline_s):
                 return await self._client.infer(
-                    self._manifest.ensemble,
-                    inputs,
+                    part.name,
+                    request,
                     model_version=str(self.release),
-                    outputs=self._outputs,
+                    outputs=part.requested,
                     client_timeout=deadline_s,
                 )
         except TimeoutError as error:
@@ -145,25 +183,54 @@ class TritonModelService:
         except InferenceServerException as error:
             raise _call_error(error) from error
         except grpc.RpcError as error:
-            raise ModelCallError(UnavailableReason.UNREACHABLE, f"{self._manifest.ensemble}: {error}") from error
+            raise ModelCallError(UnavailableReason.UNREACHABLE, f"{part.name}: {error}") from error
 
 
-def _tensor(features: Float32) -> Any:
-    tensor = grpc_aio.InferInput(INPUT_NAME, list(features.shape), "FP32")
-    return tensor.set_data_from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+@dataclass(frozen=True)
+class _Part:
+    """An ensemble of a release: what it is asked and with what."""
+
+    name: str
+    models: tuple[str, ...]
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    requested: list[Any]
+
+    @classmethod
+    def of(cls, manifest: ReleaseManifest, name: str, models: tuple[str, ...], outputs: tuple[str, ...]) -> "_Part":
+        members = manifest.simple_models if name == manifest.simple else manifest.members
+        requested = [grpc_aio.InferRequestedOutput(output) for output in outputs]
+        return cls(name, models, outputs, inputs_of(members), requested)
+
+    def request(self, inputs: ModelInputs) -> list[Any]:
+        """Return the tensors that it takes, as gRPC sends them."""
+        tensors = inputs.tensors()
+        return [_tensor(name, tensors[name]) for name in self.inputs]
 
 
-def _array(result: Any, model: str) -> object:
-    """Return a model's output; what cannot be read as an array is no answer of that model."""
-    try:
-        return result.as_numpy(f"{OUTPUT_NAME}_{model}")
-    except ValueError:
-        return None
+def _tensor(name: str, values: NDArray) -> Any:
+    tensor = grpc_aio.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+    return tensor.set_data_from_numpy(values)
 
 
-def _joined(parts: Sequence[object]) -> object:
-    arrays = [part for part in parts if isinstance(part, np.ndarray)]
-    if len(arrays) < len(parts):
+_DTYPES: Mapping[str, type] = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
+
+
+def _arrays(result: Any, names: Sequence[str]) -> dict[str, NDArray]:
+    """Return the outputs that can be read as arrays; the client's own way looks through all of them for each."""
+    response = result.get_response()
+    arrays: dict[str, NDArray] = {}
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=False):
+        try:
+            arrays[output.name] = np.frombuffer(raw, _DTYPES[output.datatype]).reshape(tuple(output.shape))
+        except (KeyError, ValueError):  # another type, or not as many bytes as its shape says
+            continue
+    return {name: arrays[name] for name in names if name in arrays}
+
+
+def _joined(parts: Sequence[NDArray | None]) -> object:
+    arrays = [part for part in parts if part is not None]
+    if len(arrays) < len(parts) or any(array.shape[1:] != arrays[0].shape[1:] for array in arrays):
         return None
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
@@ -264,7 +331,7 @@ class TritonAdmin:
 
 
 def serve_release(url: str, secret: str, manifest: ReleaseManifest) -> float:
-    """Load a release and prove that it answers as recorded; return the largest difference.
+    """Load a release and prove that all of it answers as recorded; return the largest difference.
 
     What was loaded before stays loaded. The caller has verified the files:
     :meth:`resources.model_repository.ModelRepository.verify`.
@@ -278,11 +345,11 @@ def serve_release(url: str, secret: str, manifest: ReleaseManifest) -> float:
     try:
         _load(admin, manifest)
         difference = asyncio.run(_canary_difference(url, manifest))
-        if not difference <= CANARY_TOLERANCE:
+        if not difference <= manifest.tolerance:
             admin.unload(tuple(reversed(manifest.served_names)))
             raise ReleaseError(
                 f"release {manifest.version} answers otherwise than recorded: by {difference:.2e}, "
-                f"allowed is {CANARY_TOLERANCE:.0e}",
+                f"allowed is {manifest.tolerance:.0e}",
                 mend="the earlier release goes on serving; train and release again",
             )
     finally:
@@ -308,7 +375,7 @@ def unload_releases(url: str, secret: str, keep: Collection[ReleaseManifest]) ->
 
 
 def _is_ensemble(name: str) -> bool:
-    return name.startswith(f"{SIMPLE}-r")
+    return name.startswith((f"{SIMPLE}-r", f"{ENSEMBLE}-r"))
 
 
 def _load(admin: TritonAdmin, manifest: ReleaseManifest) -> None:
@@ -320,12 +387,11 @@ def _load(admin: TritonAdmin, manifest: ReleaseManifest) -> None:
 
 
 async def _canary_difference(url: str, manifest: ReleaseManifest) -> float:
+    """Return the largest difference of the whole graph and of the simple models alone."""
     service = TritonModelService(url, manifest)
     try:
-        answer = await service.predict(manifest.canary.inputs(), deadline_s=5.0)
+        return max([await service.difference(deadline_s=LOADED_DEADLINE_S, whole=whole) for whole in (True, False)])
     except ModelCallError as error:
         raise ReleaseError(f"release {manifest.version} does not answer: {error}", mend="see Triton's log") from error
     finally:
         await service.close()
-    difference = np.abs(answer.p_up - manifest.canary.answers(manifest.models))
-    return float(np.nan_to_num(difference, nan=np.inf).max())

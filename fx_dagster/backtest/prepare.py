@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.backtest.costs import bar_spreads
-from fx_dagster.decision.codes import Regime
+from fx_dagster.decision.answers import ANSWER_EXTRAS, take_answers
+from fx_dagster.decision.config import EQUAL_VOTES, StepConfig
 from fx_dagster.decision.inputs import (
     cross_symbol,
     spread_medians,
@@ -16,19 +17,21 @@ from fx_dagster.decision.inputs import (
     traditional_signals,
     volatilities,
 )
-from fx_dagster.decision.rows import Float64, Int64, Rows, input_dtype
-from fx_dagster.errors import DataError
+from fx_dagster.decision.rows import CLASSICAL, Float64, Int64, Rows, input_dtype
+from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.execution.conversion import conversion_paths, converted
 from fx_dagster.features.cross import common_grid, leading
-from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.indicators.votes import votes, warm
 from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.timeframes import Timeframe, bar_close
+from fx_dagster.models.answer import DEEP_MODELS, DIRECTIONS, EXTRAS, META, SIMPLE_MODELS
 
 RETURNS_BARS = 240
 """Newest returns of each symbol that the step looks at for correlations and tails."""
-MODEL_COLUMNS = ("p_up_xgboost", "p_up_random_forest")
-"""Columns of PREDICTIONS in the order of the step's ``p_up``."""
+MODEL_COLUMNS = tuple(f"p_up_{name}" for name in DIRECTIONS)
+"""Columns of PREDICTIONS in the order of the step's ``p_up``: of a whole release."""
+_NEEDED = tuple(f"p_up_{name}" for name in SIMPLE_MODELS)
+"""Columns that a frame has, if it has any predictions at all."""
 
 
 BAR = np.dtype(
@@ -64,7 +67,10 @@ class Market(NamedTuple):
 
 @dataclass(frozen=True)
 class SymbolHistory:
-    """Frames of one symbol on the base timeframe: BARS, its INDICATORS, and PREDICTIONS where there are models."""
+    """Frames of one symbol on the base timeframe: BARS, its INDICATORS, and PREDICTIONS where there are models.
+
+    See :func:`answers` for the columns of PREDICTIONS.
+    """
 
     bars: pd.DataFrame
     indicators: pd.DataFrame
@@ -115,7 +121,9 @@ def prepare(
         histories: frames by canonical symbol; every frame ascending in ``time`` (bar openings, ns UTC).
         timeframe: base timeframe of all of them.
         account_currency: ISO code.
-        model_columns: columns of PREDICTIONS that become ``p_up``, in the order that the models have in the step.
+        model_columns: columns of PREDICTIONS that become ``p_up``, in the order that the models have in the step;
+            :func:`model_columns` gives those that a configuration reads, and the configuration of a smaller ensemble
+            reads the first of all of them.
         instruments: specifications in the order of ``histories``; the catalogue's where not given.
 
     Raises:
@@ -140,7 +148,51 @@ def prepare(
     return History(timeframe, items, account_currency, _market(grid, timeframe, items, account_currency, tables, deep))
 
 
-_DEEP = ("votes", "p_up")
+def model_columns(config: StepConfig) -> tuple[str, ...]:
+    """Return the columns of PREDICTIONS that a configuration reads, in the order of the step's ``p_up``.
+
+    Raises:
+        SettingsError: it wants more models than there are.
+    """
+    for name, wanted, known in (
+        ("simple_models", config.simple_models, SIMPLE_MODELS),
+        ("deep_models", config.deep_models, DEEP_MODELS),
+    ):
+        if wanted > len(known):
+            raise SettingsError(f"{name} is {wanted}", mend=f"there are {len(known)}: {', '.join(known)}")
+    chosen = (*SIMPLE_MODELS[: config.simple_models], *DEEP_MODELS[: config.deep_models])
+    return tuple(f"p_up_{name}" for name in (*chosen, *((META,) if config.meta else ())))
+
+
+def answers(symbol: str, frame: pd.DataFrame, columns: Sequence[str]) -> Float64:
+    """Return what a frame of PREDICTIONS says, as :func:`fx_dagster.decision.answers.take_answer` reads it.
+
+    Args:
+        symbol: whose they are, for the message.
+        frame: one row a bar: p(up) columns of which the simple models' are needed, and any of
+            :data:`fx_dagster.models.answer.EXTRAS` (``regime`` as its code). A column that is not there is an answer
+            that is absent.
+        columns: p(up) columns in the order that the models have in the step.
+
+    Returns:
+        float64 ``[rows, len(columns) + ANSWER_EXTRAS]``; NaN: absent.
+
+    Raises:
+        DataError: a simple model's column, or ``time``, is missing.
+    """
+    missing = [
+        name for name in ("time", *(one for one in columns if one in _NEEDED)) if name not in frame.columns
+    ]  # fmt: skip
+    if missing:
+        raise DataError(f"predictions of {symbol}: column {missing[0]} is missing", mend="pass a PREDICTIONS frame")
+    said = np.full((len(frame), len(columns) + ANSWER_EXTRAS), np.nan)
+    for place, name in enumerate((*columns, *EXTRAS)):
+        if name in frame.columns:
+            said[:, place] = frame[name].to_numpy(np.float64, na_value=np.nan)
+    return said
+
+
+_DEEP = ("votes", "answers")
 _PRICES = ("open", "high", "low", "close")
 
 
@@ -153,33 +205,30 @@ def _market(
     bars = np.zeros(shape, dtype=BAR)
     for name in BAR.names or ():
         bars[name] = tables[name]
-    inputs = np.zeros(shape, dtype=input_dtype(deep["p_up"].shape[2]))
+    said = deep["answers"]
+    inputs = np.zeros(shape, dtype=input_dtype(said.shape[2] - ANSWER_EXTRAS))
     for name in ("atr", "volatility_short", "volatility_long", "spread_median"):
         inputs[name] = tables[name]
-    for name in _DEEP:
-        inputs[name] = deep[name]
+    inputs["votes"][..., :CLASSICAL] = deep["votes"]
+    take_answers(inputs.reshape(-1), said.reshape(-1, said.shape[2]))
     inputs["active"] = inputs["fresh"] = np.isfinite(tables["close"])
     inputs["bar_time"] = grid[:, None]
     inputs["bid"], inputs["ask"] = tables["close"], tables["close"] + tables["spread"]
     inputs["version"] = np.arange(shape[0])[:, None]
-    inputs["confidence"] = inputs["drift"] = np.nan
-    signals = np.column_stack([traditional_signals(deep["votes"][:, i], _EQUAL) for i in range(shape[1])])
+    inputs["drift"] = np.nan
+    signals = np.column_stack([traditional_signals(deep["votes"][:, i], EQUAL_VOTES) for i in range(shape[1])])
     inputs["agreement"], inputs["correlation_shift"], returns = cross_symbol(
         tables["close"], signals, leading([item.symbol for item in items])
     )
     inputs["conversion"] = _conversion(tables["close"], items, account_currency)
-    inputs["regime"] = Regime.UNKNOWN
     inputs["market_open"] = np.column_stack([item.session.is_open(close_time) for item in items])
     inputs["tradable"] = inputs["market_open"]
     before = np.full((RETURNS_BARS, shape[1]), np.nan)
     return Market(grid, close_time, trading_day(close_time), bars, inputs, np.concatenate([before, returns]))
 
 
-_EQUAL = (1.0 / VOTES,) * VOTES
-
-
 def _columns(
-    item: Instrument, history: SymbolHistory, timeframe: Timeframe, model_columns: Sequence[str]
+    item: Instrument, history: SymbolHistory, timeframe: Timeframe, columns: Sequence[str]
 ) -> dict[str, Float64]:
     bars = history.bars
     time = bars["time"].to_numpy(np.int64)
@@ -197,20 +246,19 @@ def _columns(
         "volatility_long": long,
         "spread_median": spread_medians(spread),
         "votes": said,
-        "p_up": _predictions(item.symbol, history.predictions, time, model_columns),
+        "answers": _aligned_answers(item.symbol, history.predictions, time, columns),
     }
 
 
-def _predictions(symbol: str, frame: pd.DataFrame | None, time: Int64, model_columns: Sequence[str]) -> Float64:
+def _aligned_answers(symbol: str, frame: pd.DataFrame | None, time: Int64, columns: Sequence[str]) -> Float64:
+    """Return the answers about the bars of ``time``; NaN where there is none."""
     if frame is None or frame.empty:
-        return np.full((len(time), len(model_columns)), np.nan)
-    missing = [name for name in ("time", *model_columns) if name not in frame.columns]
-    if missing:
-        raise DataError(f"predictions of {symbol}: column {missing[0]} is missing", mend="pass a PREDICTIONS frame")
+        return np.full((len(time), len(columns) + ANSWER_EXTRAS), np.nan)
     own = frame[frame["symbol"] == symbol] if "symbol" in frame.columns else frame
+    said = answers(symbol, own, columns)
     if own["time"].duplicated().any():
         raise DataError(f"predictions of {symbol}: a bar is predicted twice", mend="pass one prediction a bar")
-    return own.set_index("time")[list(model_columns)].reindex(time).to_numpy(np.float64)
+    return pd.DataFrame(said, index=own["time"]).reindex(time).to_numpy(np.float64)
 
 
 def _check(symbol: str, history: SymbolHistory) -> None:

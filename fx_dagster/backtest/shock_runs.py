@@ -263,6 +263,7 @@ def _allowed(base: _Base, shock: _Shock) -> float:
     costs = np.nanmax(around["spread"], axis=0) + base.config.slippage_points * points
     distance = (np.abs(shock.jumps[held]) * close + ordinary + costs) / base.entry[first - 1, held]
     loss_a_margin = distance / base.rates[held]
+    # The limits of a regime hold where its model counted; elsewhere those of the unknown one, which are no wider.
     regimes = np.unique(market.inputs["regime"][: row + 1])
     position = max(base.config.regime_position_max[int(regime)] for regime in regimes)
     bound = min(position * loss_a_margin.sum(), base.config.margin_used_max * loss_a_margin.max())

@@ -23,17 +23,19 @@ import numpy as np
 
 from fx_dagster.backtest.prepare import RETURNS_BARS, History
 from fx_dagster.compiled import compiled
+from fx_dagster.decision.codes import Regime
+from fx_dagster.decision.config import EQUAL_VOTES
 from fx_dagster.decision.inputs import LONG_BARS, cross_symbol, spread_medians, traditional_signals, volatilities
 from fx_dagster.decision.rows import Float64, Rows
 from fx_dagster.errors import DataError
 from fx_dagster.execution.conversion import conversion_paths, converted
 from fx_dagster.features.cross import leading
-from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.market.timeframes import HOUR_NS
 
 ATR_WINDOW = 14
 _PRICES = ("open", "high", "low", "close")
-_EQUAL = (1.0 / VOTES,) * VOTES
+_SAID = ("votes", "p_up", "confidence", "size", "timing")
+"""What votes and models say of a bar, the regime apart."""
 
 
 def with_gap(history: History, row: int, jumps: Float64) -> History:
@@ -136,8 +138,9 @@ def with_silence(history: History, first: int, last: int, jumps: Float64) -> His
     inputs = silent.market.inputs
     for name in ("active", "fresh"):
         inputs[name][first:last] = False
-    for name in ("atr", "volatility_short", "volatility_long", "spread_median", "votes", "p_up"):
+    for name in ("atr", "volatility_short", "volatility_long", "spread_median", *_SAID):
         inputs[name][first:last] = np.nan
+    inputs["regime"][first:last] = Regime.UNKNOWN
     return silent
 
 
@@ -200,7 +203,9 @@ def _refresh_cross(close: Float64, inputs: Rows, first: int, last: int, leaders:
     """Compute anew what the leading symbols say, as far as its windows reach a changed bar."""
     begin, end = max(first - LONG_BARS - 1, 0), min(last + LONG_BARS + 1, len(close))
     part = inputs[begin:end]
-    signals = [traditional_signals(np.ascontiguousarray(part["votes"][:, i]), _EQUAL) for i in range(close.shape[1])]
+    signals = [
+        traditional_signals(np.ascontiguousarray(part["votes"][:, i]), EQUAL_VOTES) for i in range(close.shape[1])
+    ]
     agreement, shift, _ = cross_symbol(close[begin:end], np.column_stack(signals), leaders)
     for name, values in (("agreement", agreement), ("correlation_shift", shift)):
         use = np.isfinite(values) & (np.arange(begin, end) >= first)[:, None]

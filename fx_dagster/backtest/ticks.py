@@ -13,12 +13,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from fx_dagster.backtest.prepare import MODEL_COLUMNS
+from fx_dagster.backtest.prepare import MODEL_COLUMNS, answers, model_columns
 from fx_dagster.backtest.result import Acts, BacktestResult, make_result, name_counts
 from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Kind, Predictions, Ticks
 from fx_dagster.core.state import CoreSpec
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.core.warm_up import History
+from fx_dagster.decision.answers import ANSWER_EXTRAS
 from fx_dagster.decision.config import StepConfig
 from fx_dagster.decision.rows import MEMORY, Rows
 from fx_dagster.decision.state import DecisionState
@@ -61,7 +62,8 @@ class TickHistory:
         start: moment (ns UTC, the opening of a base bar) of the first tick or before it.
         end: moment (ns UTC, the end of a base bar) after the last tick.
         parts: ticks in the order of time, in parts that fit into memory; the iterable is used up.
-        predictions: PREDICTIONS by canonical symbol, out of fold; none: the models are absent.
+        predictions: PREDICTIONS by canonical symbol, out of fold, with the columns of
+            :func:`fx_dagster.backtest.prepare.answers`; none: the models are absent.
         before: closed bars before ``start`` to warm up on; None: the replay begins knowing nothing.
     """
 
@@ -121,34 +123,36 @@ def _core(
         items, cost, memory=np.zeros(1, dtype=MEMORY), balance=account.initial_balance, leverage=account.leverage,
         account_currency=account.currency, events=EVENTS,
     )  # fmt: skip
-    return TradingCore(spec, ledger, prediction_table(symbols, history.predictions) if history.predictions else None)
+    known = history.predictions
+    return TradingCore(spec, ledger, prediction_table(symbols, known, model_columns(config)) if known else None)
 
 
 def prediction_table(
     symbols: Sequence[str], frames: Mapping[str, pd.DataFrame], columns: Sequence[str] = MODEL_COLUMNS
 ) -> Predictions:
-    """Return predictions as the core looks them up.
+    """Return what the models said of each bar as the core looks it up, ``[n, c, len(columns) + ANSWER_EXTRAS]``.
 
     Args:
         symbols: by the core's rows; one without a frame has no predictions.
         frames: PREDICTIONS by symbol, ascending in ``time`` (opening of the bar, ns UTC).
-        columns: of the frames, in the order that the models have in the step.
+        columns: p(up) columns of the frames, in the order that the models have in the step.
 
     Raises:
-        DataError: a bar is predicted twice, or bars are not in the order of time.
+        DataError: a bar is predicted twice, bars are not in the order of time, or a simple model's column is missing.
     """
     longest = max((len(frame) for frame in frames.values()), default=0)
     times = np.full((len(symbols), longest + 1), NEVER, dtype=np.int64)
-    p_up = np.full((len(symbols), longest + 1, len(columns)), np.nan)
+    said = np.full((len(symbols), longest + 1, len(columns) + ANSWER_EXTRAS), np.nan)
     for row, symbol in enumerate(symbols):
         if symbol not in frames:
             continue
+        rows = answers(symbol, frames[symbol], columns)
         time = frames[symbol]["time"].to_numpy(np.int64)
         if len(time) > 1 and not (np.diff(time) > 0).all():
             raise DataError(f"predictions of {symbol}: times do not ascend", mend="sort them, one prediction a bar")
         times[row, : len(time)] = time
-        p_up[row, : len(time)] = frames[symbol][list(columns)].to_numpy(np.float64)
-    return Predictions(times, p_up, np.zeros(len(symbols), dtype=np.int64))
+        said[row, : len(time)] = rows
+    return Predictions(times, said, np.zeros(len(symbols), dtype=np.int64))
 
 
 def merged_ticks(frames: Sequence[pd.DataFrame]) -> Ticks:

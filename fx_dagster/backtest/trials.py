@@ -137,7 +137,7 @@ def training_trial(origin: Origin, card: ModelCard, settings: Settings, *, start
         "parameters": {name: value for name, value in card.parameters.items() if value != card.rows},
         "validation": settings.validation.model_dump(mode="json"),
         "feature": settings.feature.model_dump(mode="json"),
-        "training": settings.training.model_dump(mode="json", exclude={"threads"}),
+        "training": settings.training.model_dump(mode="json", exclude={"threads", "tuned", "tuning_trials"}),
     }
     return Trial(
         kind=TrialKind.TRAINING,

@@ -44,7 +44,7 @@ def ab(
     what is not given is as it is set. Differences have paired stationary block-bootstrap intervals; without an interval
     that leaves zero out, nothing is settled. Needs what `fx backtest` needs.
     """
-    from assets.evaluation import RESUME_AFTER_HOURS, read_history
+    from assets.history import RESUME_AFTER_HOURS, read_history
     from assets.run_shape import RunShape
     from fx_dagster.backtest.ab import compare, replay_both
     from fx_dagster.decision.config import paper_config

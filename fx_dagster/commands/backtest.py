@@ -33,7 +33,8 @@ def backtest(
     the lake's bars, indicators and out-of-fold predictions: `fx demo` or the training job makes them. Risk, costs and
     combination are the FX_RISK_ and FX_COST_ settings, so that other ones can be tried without changing anything.
     """
-    from assets.evaluation import compare_on_ticks, compare_with_control, read_history
+    from assets.evaluation import compare_on_ticks, compare_with_control
+    from assets.history import read_history
     from assets.run_shape import RunShape
     from fx_dagster.settings import load_settings
     from resources.lake import Lake

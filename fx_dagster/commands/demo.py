@@ -55,10 +55,10 @@ def demo(
     from resources.market import open_source
 
     stopwatch = Stopwatch()
-    settings = demo_settings(source, data, symbols, home)
+    settings = run_settings("demo", source, data, symbols, home)
     market = open_source(settings.source)
     settings = with_replay(settings, market)
-    _introduce(settings, market)
+    introduce("fx demo", settings, market)
     summary = _run(settings, market, stopwatch, kill_triton=kill_triton)
     _conclude(summary, as_json=as_json)
 
@@ -77,7 +77,7 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
-def demo_settings(source: str, data: Path | None, symbols: str, home: Path | None) -> "Settings":
+def run_settings(command: str, source: str, data: Path | None, symbols: str, home: Path | None) -> "Settings":
     """Read the settings with what the command line says, and an account of this run's own.
 
     Raises:
@@ -85,7 +85,7 @@ def demo_settings(source: str, data: Path | None, symbols: str, home: Path | Non
     """
     from fx_dagster.settings import load_settings
 
-    overrides = {"FX_LIVE_ACCOUNT": f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"}
+    overrides = {"FX_LIVE_ACCOUNT": f"{command}-{datetime.now(UTC):%Y%m%d-%H%M%S}"}
     overrides |= source_overrides(source, data, symbols, home)
     # A beat in ten seconds is right for a day, not for a minute.
     overrides["FX_LIVE_HEARTBEAT_S"] = os.environ.get("FX_LIVE_HEARTBEAT_S", "3")
@@ -106,10 +106,11 @@ def with_replay(settings: "Settings", market: "MarketSource") -> "Settings":
     )
 
 
-def _introduce(settings: "Settings", market: "MarketSource") -> None:
+def introduce(command: str, settings: "Settings", market: "MarketSource") -> None:
+    """Say what is about to be run, on what, and what is left out."""
     symbols = market.symbols()
     named = ", ".join(symbols[:8]) + (f" and {len(symbols) - 8} more" if len(symbols) > 8 else "")
-    console.say(f"[bold]fx demo[/bold] · {market.name} · {named} · {market.base_timeframe()}")
+    console.say(f"[bold]{command}[/bold] · {market.name} · {named} · {market.base_timeframe()}")
     for symbol, why in market.left_out().items():
         console.say(f"  {console.WARN} {symbol} left out: {why}")
     console.say(f"  [dim]everything is written below {settings.home}[/dim]")
@@ -121,7 +122,7 @@ def _run(settings: "Settings", market: "MarketSource", stopwatch: Stopwatch, *, 
     from fx_dagster.commands.pipeline import Pipeline
     from resources.dagster_runs import RunLauncher, open_instance
 
-    group = _group(settings, on_dagster=hold)
+    group = server_group(settings, on_dagster=hold)
     try:
         with stopwatch.time("servers"), console.step("Starting PostgreSQL, Valkey, Triton and Dagster") as step:
             group.start()
@@ -130,12 +131,7 @@ def _run(settings: "Settings", market: "MarketSource", stopwatch: Stopwatch, *, 
         with open_instance(children) as instance:
             launcher = RunLauncher(instance, host="127.0.0.1", port=children.ui.port)
             pipeline = Pipeline(launcher, market)
-            for name, part in (
-                ("bars", pipeline.ingest),
-                ("features", pipeline.compute_features),
-                ("training", pipeline.train),
-                ("backtest", pipeline.evaluate),
-            ):
+            for name, part in pipeline.parts():
                 with stopwatch.time(name):
                     part()
             with stopwatch.time("live session"):
@@ -149,7 +145,8 @@ def _run(settings: "Settings", market: "MarketSource", stopwatch: Stopwatch, *, 
     return summary
 
 
-def _group(settings: "Settings", on_dagster: "Callable[[Settings], None]") -> "ServerGroup":
+def server_group(settings: "Settings", on_dagster: "Callable[[Settings], None]" = lambda _: None) -> "ServerGroup":
+    """Return the servers of a command, not yet started; ``on_dagster`` is called before Dagster's sensors run."""
     from fx_dagster.commands.servers import load_active_release, show_event
     from resources.servers.group import ServerEvent, ServerGroup
 

@@ -8,10 +8,10 @@ import pandas as pd
 
 from assets.evaluation import SUMMARY
 from assets.lake_frames import query_table
-from assets.models import MODEL_ASSETS
 from fx_dagster.commands.live_watch import LiveOutcome
 from fx_dagster.errors import ServerError
 from fx_dagster.market.source import MarketSource
+from fx_dagster.models.answer import SIMPLE_MODELS
 from fx_dagster.models.evaluate import Metrics
 from fx_dagster.models.release import ReleaseManifest
 from fx_dagster.report.backtests import utc
@@ -53,13 +53,13 @@ def write_report(
     """Write summary.json and report.html, switch ``latest`` to them and return the summary."""
     lake = Lake(settings.lake_url)
     store = LiveStore(settings.postgres.url.get_secret_value())
-    releases = ReleaseStore(settings.postgres.url.get_secret_value())
+    releases = ReleaseStore.of(settings)
     active = releases.active()
     manifest = releases.manifest(active) if active is not None else None
     decisions = _decisions(store, outcome)
     baselines = store.baselines(outcome.session.session_id)
     judged = {
-        name: Metrics.from_dict(found["out_of_fold"]) for name, found in (manifest.metrics if manifest else {}).items()
+        name: Metrics.from_dict(manifest.metrics[name]["out_of_fold"]) for name in (manifest.models if manifest else ())
     }
     models = tuple(summarise_model(name, metrics) for name, metrics in judged.items())
     backtest = BacktestSummary.model_validate_json((settings.evaluation / SUMMARY).read_text())
@@ -209,7 +209,7 @@ def _inputs(
 def _importance(manifest: ReleaseManifest | None) -> pd.DataFrame:
     rows = [
         {"model": name, "feature": feature, "importance": share}
-        for name in MODEL_ASSETS
+        for name in SIMPLE_MODELS
         if manifest is not None and name in manifest.cards
         for feature, share in manifest.cards[name]["importance"].items()
     ]

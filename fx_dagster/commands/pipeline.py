@@ -9,7 +9,7 @@ from fx_dagster.errors import DataError, ServerError
 from fx_dagster.market.source import MarketSource
 from resources.dagster_runs import CheckOutcome, RunLauncher, StepNews
 
-RUN_TIMEOUT_S = 1800.0
+RUN_TIMEOUT_S = 7200.0
 
 
 @dataclass
@@ -25,6 +25,15 @@ class Pipeline:
     launcher: RunLauncher
     source: MarketSource
     runs: dict[str, list[str]] = field(default_factory=dict)
+
+    def parts(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+        """Return the whole way, in order: a name and what to call."""
+        return (
+            ("bars", self.ingest),
+            ("features", self.compute_features),
+            ("training", self.train),
+            ("backtest", self.evaluate),
+        )
 
     def ingest(self) -> None:
         """Load, validate and build bars of every symbol."""

@@ -93,18 +93,26 @@ def show_event(event: "ServerEvent") -> None:
 
 def load_active_release(settings: "Settings") -> None:
     """Have a Triton that has just started load the release that is active; without one nothing is loaded."""
+    from fx_dagster.errors import ReleaseError
     from resources.model_repository import ModelRepository
     from resources.releases import ReleaseStore
     from resources.servers.triton import read_secret
     from resources.triton import serve_release
 
-    store = ReleaseStore(settings.postgres.url.get_secret_value())
-    version = store.active()
-    if version is None:
+    store, repository = ReleaseStore.of(settings), ModelRepository(settings.model_repository)
+    active = store.active()
+    if active is None:
         return
-    manifest = ModelRepository(settings.model_repository).verify(version)
-    serve_release(settings.triton.url, read_secret(settings), manifest)
-    console.say(f"  {console.GOOD} {'Release':<15} [dim]{version} is loaded[/dim]")
+    for version in (active, *store.challengers()[:1]):
+        try:
+            manifest = repository.verify(version, store.manifest(version))
+            serve_release(settings.triton.url, read_secret(settings), manifest)
+        except ReleaseError as error:
+            # Indicators decide until it is mended: no reason to leave everything else down.
+            console.say(f"  {console.WARN} {'Release':<15} [dim]{version} is not loaded: {escape(str(error))}[/dim]")
+            continue
+        role = "is loaded" if version == active else "is loaded for its trial in shadow"
+        console.say(f"  {console.GOOD} {'Release':<15} [dim]{version} {role}[/dim]")
 
 
 def down(home: HomeOption = None) -> None:

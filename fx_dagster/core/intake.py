@@ -10,10 +10,13 @@ import numpy as np
 from fx_dagster.compiled import compiled, uncounted
 from fx_dagster.core.rows import NEVER
 from fx_dagster.core.state import Core
-from fx_dagster.decision.combine import traditional_signal
+from fx_dagster.decision.answers import forget_answer
+from fx_dagster.decision.combine import classical_signal
+from fx_dagster.decision.rows import CLASSICAL
 from fx_dagster.decision.step import Record
 from fx_dagster.features.cross_incremental import compare, push_grid
 from fx_dagster.features.incremental import push_base, push_context, write_features
+from fx_dagster.features.windows_incremental import peek_windows, push_chart, push_sequence, read_windows
 from fx_dagster.indicators.catalogue import INDICATOR_COLUMNS
 from fx_dagster.indicators.incremental import is_warm, push_bar, push_trends, vote_row
 from fx_dagster.market.incremental import close_bars, finish_base
@@ -44,8 +47,10 @@ def push_closed(core: Core, i: int, bar: Record) -> None:
     for k in range(core.contexts.shape[1]):
         if core.contexts[0, k] == slot:
             push_context(core.features[i], k, bar.close, own.values)
+            push_chart(core.windows[i], 1 + k, bar)
     if slot == 0:
         push_base(core.features[i], core.layout[0], bar, own.values, core.table[i].point, bar.end)
+        push_sequence(core.windows[i], 1 + core.layout[0].contexts, core.channels, bar, core.features[i])
 
 
 @compiled
@@ -62,21 +67,21 @@ def compare_symbols(core: Core, count: int) -> None:
 
 @compiled
 def compare_signals(core: Core, count: int) -> None:
-    """Let the traditional signals of the symbols in ``core.rows`` speak for the others."""
+    """Let the classical indicators of the symbols in ``core.rows`` speak for the others."""
     core.signals[:] = math.nan
     for k in range(count):
         i = core.rows[k]
-        core.signals[i] = traditional_signal(core.inputs[i].votes, core.config[0].vote_weights)
+        core.signals[i] = classical_signal(core.inputs[i].votes, core.config[0].vote_weights)
     compare(core.cross, core.signals, core.cross_rows, core.agreement, core.shift)
 
 
 @compiled
 def read_votes(row: Record, own: Record, close: float) -> None:
-    """Let the indicators of a bar that has just closed vote."""
+    """Let the classical indicators of a bar that has just closed vote."""
     if is_warm(own.values):
-        vote_row(own.values, close, row.votes)
+        vote_row(own.values, close, row.votes[:CLASSICAL])
     else:
-        row.votes[:] = math.nan
+        row.votes[:CLASSICAL] = math.nan
 
 
 @compiled
@@ -91,9 +96,7 @@ def fill_inputs(core: Core, i: int) -> None:
     row.agreement = core.agreement[i]
     row.correlation_shift = core.shift[i]
     core.ledger.helds[i].atr = row.atr
-    row.p_up[:] = math.nan
-    row.confidence = math.nan
-    row.version += 1
+    forget_answer(row)
 
 
 @uncounted
@@ -134,7 +137,8 @@ def features_of(core: Core, rows: np.ndarray, out: np.ndarray) -> None:
 def peek_features(core: Core, rows: np.ndarray, out: np.ndarray) -> None:
     """Write the features that some symbols would have if their forming base bars closed now, float32 ``[k, F]``.
 
-    Other timeframes and the comparison between symbols stay as of their last closed bars.
+    Other timeframes and the comparison between symbols stay as of their last closed bars. The last symbol's bar and
+    state stay in ``core.closed[0]`` and ``core.scratch_features``.
     """
     own, feature, bar = core.scratch_indicators, core.scratch_features, core.closed[0]
     for k in range(rows.shape[0]):
@@ -146,6 +150,31 @@ def peek_features(core: Core, rows: np.ndarray, out: np.ndarray) -> None:
         push_trends(own[0], coarse_strength(core.indicators[i], core.contexts[0], own[0].values[_STRENGTH]))
         push_base(feature[0], core.layout[0], bar, own[0].values, core.table[i].point, bar.end)
         write_features(feature[0], core.layout[0], core.cross_rows[i], out[k])
+
+
+@compiled
+def inputs_of(core: Core, i: int, forming: bool, features: np.ndarray, sequence: np.ndarray, chart: np.ndarray) -> bool:
+    """Write what the models are told of a symbol; return whether all of it is finite.
+
+    Args:
+        core: not changed but for its scratch.
+        i: the symbol.
+        forming: show its forming base bar as the newest one.
+        features: float32 ``[1, F]``, filled.
+        sequence: float32 ``[L, C]``, filled.
+        chart: float32 ``[T, 5, W]``, filled.
+    """
+    rows, timeframes = np.full(1, i), 1 + core.layout[0].contexts
+    if forming:
+        peek_features(core, rows, features)
+        peek_windows(
+            core.windows[i], timeframes, core.channels, core.closed[0], core.scratch_features[0].values, sequence,
+            chart,
+        )  # fmt: skip
+    else:
+        features_of(core, rows, features)
+        read_windows(core.windows[i], timeframes, sequence, chart)
+    return np.isfinite(features).all() and np.isfinite(sequence).all() and np.isfinite(chart).all()
 
 
 @uncounted

@@ -19,9 +19,10 @@ import math
 import numpy as np
 
 from fx_dagster.compiled import compiled, inlined, uncounted
-from fx_dagster.core.intake import close_due, compare_symbols, features_of, fill_inputs, peek_features
+from fx_dagster.core.intake import close_due, compare_symbols, fill_inputs, inputs_of
 from fx_dagster.core.rows import Event, Kind, Ticks
 from fx_dagster.core.state import Core
+from fx_dagster.decision.answers import take_answer
 from fx_dagster.decision.codes import Action
 from fx_dagster.decision.step import Record, decide_rows
 from fx_dagster.execution import ledger as ledgers
@@ -276,7 +277,7 @@ def unanswered(core: Core, time: int, out: np.ndarray) -> int:
     out[:count] = core.rows[:count]
     if control.event_kind == _RETRY:
         for i in range(core.inputs.shape[0]):
-            asks = core.features[i].warm and _reason_to_ask(control, core.watch[i], core.inputs[i], time) == _RETRY
+            asks = core.windows[i].ready and _reason_to_ask(control, core.watch[i], core.inputs[i], time) == _RETRY
             if asks and i != core.rows[0]:
                 out[count] = i
                 count += 1
@@ -284,33 +285,55 @@ def unanswered(core: Core, time: int, out: np.ndarray) -> int:
 
 
 @compiled
-def question(core: Core, rows: np.ndarray, found: np.ndarray) -> int:
-    """List the symbols that the models are asked about, ``[n]``, with their features, ``[n, F]``; return how many.
+def question(
+    core: Core, rows: np.ndarray, features: np.ndarray, sequence: np.ndarray, chart: np.ndarray, time: np.ndarray
+) -> int:
+    """List the symbols that the models are asked about, with what they are told of them; return how many.
 
-    Symbols that are still warming up, or whose features are not all finite, are left out.
+    Symbols that are still warming up, or of which something is not finite, are left out.
+
+    Args:
+        core: a question of it is open.
+        rows: int64 ``[n]``, filled.
+        features: float32 ``[n, F]``, filled.
+        sequence: float32 ``[n, L, C]``, filled.
+        chart: float32 ``[n, T, 5, W]``, filled.
+        time: int64 ns UTC ``[n]``, filled: opening of the newest bar that is shown.
     """
     control = core.control[0]
+    forming = control.event_kind == _MOVE
     count, kept = unanswered(core, control.event_time, rows), 0
     for k in range(count):
-        if not core.features[rows[k]].warm:
+        i = rows[k]
+        if not core.windows[i].ready:
             continue
-        rows[kept] = rows[k]
-        if control.event_kind == _MOVE:
-            peek_features(core, rows[kept : kept + 1], found[kept : kept + 1])
-        else:
-            features_of(core, rows[kept : kept + 1], found[kept : kept + 1])
-        kept += np.isfinite(found[kept]).all()
+        rows[kept] = i
+        time[kept] = core.forming[i, 0].time if forming else core.watch[i].bar_time
+        kept += inputs_of(core, i, forming, features[kept : kept + 1], sequence[kept], chart[kept])
     return kept
 
 
 @compiled
-def answer(core: Core, rows: np.ndarray, p_up: np.ndarray) -> None:
-    """Give symbols the probabilities of their models, ``[k, m]``; NaN: absent."""
+def sample(
+    core: Core, rows: np.ndarray, features: np.ndarray, sequence: np.ndarray, chart: np.ndarray, time: np.ndarray
+) -> int:
+    """List the symbols whose newest closed bars can be shown to the models, as :func:`question` does."""
+    kept = 0
+    for i in range(core.features.shape[0]):
+        if core.windows[i].ready:
+            rows[kept] = i
+            time[kept] = core.watch[i].bar_time
+            kept += inputs_of(core, i, False, features[kept : kept + 1], sequence[kept], chart[kept])
+    return kept
+
+
+@compiled
+def answer(core: Core, rows: np.ndarray, values: np.ndarray) -> None:
+    """Give symbols what the models say, ``[k, m + extras]`` (:mod:`fx_dagster.models.answer`); NaN: absent."""
     time = core.control[0].event_time
     for k in range(rows.shape[0]):
         row, watch = core.inputs[rows[k]], core.watch[rows[k]]
-        row.p_up[:] = p_up[k]
-        row.version += 1
+        take_answer(row, values[k])
         watch.asked_at = time
         watch.asked_mid = 0.5 * (row.bid + row.ask)
 
@@ -320,7 +343,7 @@ def answer(core: Core, rows: np.ndarray, p_up: np.ndarray) -> None:
 
 @compiled
 def _answer_from_table(core: Core, count: int) -> None:
-    """Give the rows whose bar has closed the probabilities that are known for that bar."""
+    """Give the rows whose bar has closed the answers that are known for that bar."""
     known = core.predictions
     for k in range(count):
         i = core.rows[k]
@@ -329,7 +352,7 @@ def _answer_from_table(core: Core, count: int) -> None:
             at += 1
         known.cursor[i] = at
         if known.time[i, at] == bar_time:
-            core.inputs[i].p_up[:] = known.p_up[i, at]
+            take_answer(core.inputs[i], known.values[i, at])
 
 
 @uncounted
@@ -344,27 +367,27 @@ def _close(core: Core, until: int) -> int:
     if count == 0:
         return _DONE
     compare_symbols(core, count)
-    warm = False
+    ready = False
     for k in range(count):
         i = core.rows[k]
         fill_inputs(core, i)
         see_quote(core, i, until)
-        warm = warm or core.features[i].warm
+        ready = ready or core.windows[i].ready
     if control.watches:
         return _DONE
     if control.table:
         _answer_from_table(core, count)
-    return _wait_or_decide(core, count, until, _BAR, warm)
+    return _wait_or_decide(core, count, until, _BAR, ready)
 
 
 @uncounted
-def _wait_or_decide(core: Core, count: int, time: int, kind: int, warm: bool) -> int:
+def _wait_or_decide(core: Core, count: int, time: int, kind: int, ready: bool) -> int:
     """Have the rows wait for the models, or decide them at once where none are asked."""
     control = core.control[0]
     control.event_time = time
     control.event_kind = kind
     control.event_rows = count
-    if control.asks and warm:
+    if control.asks and ready:
         control.asked += 1
         control.moves += kind == _MOVE
         return _ASK
@@ -425,7 +448,7 @@ def _take(core: Core, ticks: Ticks, k: int) -> int:
         if not control.watches:
             see_quote(core, i, time)
             reason = _TICK
-            if control.asks and core.features[i].warm:
+            if control.asks and core.windows[i].ready:
                 reason = _reason_to_ask(control, watch, core.inputs[i], time)
             core.rows[0] = i
             if reason != _TICK:

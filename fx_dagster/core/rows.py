@@ -124,12 +124,12 @@ def new_log(rows: int, inputs: np.dtype[np.void]) -> Log:
 
 
 class Predictions(NamedTuple):
-    """Probabilities known beforehand, by symbol and bar; out-of-fold ones in a backtest."""
+    """Answers known beforehand, by symbol and bar; out-of-fold ones in a backtest."""
 
     time: Int64
     """``[n, c]`` opening of the bar, ascending, :data:`NEVER` behind the last."""
-    p_up: Float64
-    """``[n, c, m]``."""
+    values: Float64
+    """``[n, c, m + extras]``: columns of :mod:`fx_dagster.models.answer`; NaN: absent."""
     cursor: Int64
     """``[n]`` first one not yet passed."""
 

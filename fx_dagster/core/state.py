@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fx_dagster.core.hours import hours_of
 from fx_dagster.core.rows import CONTROL, NEVER, WATCH, Float64, Hours, Int64, Log, Predictions, new_log
+from fx_dagster.decision.answers import ANSWER_EXTRAS, forget_answer
 from fx_dagster.decision.config import StepConfig, checked
 from fx_dagster.decision.rows import ACCOUNT, DECISION, Rows, config_row, input_dtype
 from fx_dagster.decision.state import new_state
@@ -18,7 +19,8 @@ from fx_dagster.execution.ledger import Ledger
 from fx_dagster.features.catalogue import FeatureCatalogue
 from fx_dagster.features.cross import leading
 from fx_dagster.features.cross_incremental import Cross, new_cross
-from fx_dagster.features.incremental import new_features, new_layout
+from fx_dagster.features.incremental import channel_places, new_features, new_layout
+from fx_dagster.features.windows_incremental import new_windows
 from fx_dagster.indicators.arrays import CONTEXT_TIMEFRAMES
 from fx_dagster.indicators.incremental import new_states
 from fx_dagster.market.incremental import new_closed, new_forming, new_gates
@@ -84,6 +86,10 @@ class Core(NamedTuple):
     """``[n]``."""
     layout: Rows
     """``[1]``: which features, where."""
+    windows: Rows
+    """``[n]``: the last bars, for sequences and charts."""
+    channels: Int64
+    """``[C]``: places of the sequences' channels in a symbol's features."""
     scratch_indicators: Rows
     """``[1]``: a copy that the forming bar is pushed into."""
     scratch_features: Rows
@@ -143,6 +149,8 @@ def new_core(spec: CoreSpec, ledger: Ledger, predictions: Predictions | None = N
         contexts=_contexts(timeframes),
         features=new_features(n),
         layout=new_layout(spec.catalogue),
+        windows=new_windows(n),
+        channels=channel_places(spec.catalogue),
         scratch_indicators=new_states(1),
         scratch_features=new_features(1),
         cross=new_cross(n, leading([item.symbol for item in spec.instruments])),
@@ -166,8 +174,10 @@ def new_core(spec: CoreSpec, ledger: Ledger, predictions: Predictions | None = N
         shift=np.full(n, np.nan),
     )
     core.watch["session"] = session
-    for name in ("votes", "p_up", "confidence", "agreement", "correlation_shift", "drift", "atr", "bid", "ask"):
+    for name in ("votes", "agreement", "correlation_shift", "drift", "atr", "bid", "ask"):
         core.inputs[name] = np.nan
+    for row in core.inputs:
+        forget_answer(row)
     return core
 
 
@@ -204,6 +214,6 @@ def _contexts(timeframes: Sequence[Timeframe]) -> Int64:
 def no_predictions(symbols: int, models: int) -> Predictions:
     """Return a table without any prediction."""
     return Predictions(
-        np.full((symbols, 1), NEVER, dtype=np.int64), np.full((symbols, 1, models), np.nan),
+        np.full((symbols, 1), NEVER, dtype=np.int64), np.full((symbols, 1, models + ANSWER_EXTRAS), np.nan),
         np.zeros(symbols, dtype=np.int64),
     )  # fmt: skip

@@ -4,14 +4,15 @@ Replaying a tape from its first state gives the same decisions, bit for bit. Mar
 at that place and the digest of all of them.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from fx_dagster.core.rows import NEVER, Event, Float64, Ticks
+from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Ticks
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.errors import DataError
 
@@ -178,7 +179,7 @@ class _Player:
                     self._make_room()
                 self._wants = wants
             case "answer":
-                core.answer(body["rows"], _matrix(body["p_up"], len(body["rows"])))
+                core.answer(body["rows"], answer_values(body))
                 self._wants = core.decide()
             case "placed":
                 core.place_acts(body["rows"])
@@ -205,5 +206,22 @@ def _needed(event: TapeEvent, after: TapeEvent | None) -> Event | None:
     return None
 
 
-def _matrix(p_up: list[list[float]], rows: int) -> Float64:
-    return np.array(p_up, dtype=np.float64).reshape(rows, -1)
+def answer_body(rows: Int64, values: Float64) -> dict[str, Any]:
+    """Return an answer as an event's body: each number so that it is read back exactly, None where it is absent."""
+    said = [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
+    return {"rows": rows.tolist(), "values": said}
+
+
+def answer_values(body: Mapping[str, Any]) -> Float64:
+    """Return the numbers of :func:`answer_body`, float64 ``[k, m]``.
+
+    Raises:
+        DataError: it is no answer.
+    """
+    try:
+        rows = len(body["rows"])
+        return np.array(body["values"], dtype=np.float64).reshape(rows, -1 if rows else 0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the tape has an answer that cannot be read: {error}", mend="replay it with the version that recorded it"
+        ) from error

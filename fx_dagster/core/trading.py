@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from fx_dagster import snapshot
 from fx_dagster.core import loop
-from fx_dagster.core.intake import features_of
 from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Kind, Predictions, Ticks
 from fx_dagster.core.state import Core, CoreSpec, new_core
 from fx_dagster.core.warm_up import History, warm_up
+from fx_dagster.decision.answers import ANSWER_EXTRAS
 from fx_dagster.decision.codes import Action, Stage
 from fx_dagster.decision.record import DecisionExplanation, explain
+from fx_dagster.decision.rows import CLASSICAL
 from fx_dagster.decision.step import end_halt
 from fx_dagster.errors import DataError, FeatureMismatchError
 from fx_dagster.execution import ledger as ledgers
 from fx_dagster.execution.ledger import Ledger, Order, restore_open_rows
 from fx_dagster.market.incremental import TickVerdict
 from fx_dagster.market.timeframes import SECOND_NS
-
-Float32 = NDArray[np.float32]
+from fx_dagster.models.inputs import UNKNOWN_SYMBOL, Float32, ModelInputs
 
 _SPEC_CONTROL = (
     "base_code", "base_ns", "stale_ns", "move_atr", "refresh_ns", "asks", "table", "places", "logs",
@@ -41,16 +41,23 @@ class Question:
     """What the models are asked.
 
     Attributes:
-        rows: symbols, in the order of ``features``; those still warming up are left out.
-        features: float32 ``[k, F]``.
+        rows: symbols, in the order of ``inputs``; those still warming up are left out.
+        symbols: their names.
+        inputs: what the models are told of them; which place a release has for a symbol is not known here.
         time: market time (ns UTC) of the decision that waits.
         kind: why it is made.
     """
 
     rows: Int64
-    features: Float32
+    symbols: tuple[str, ...]
+    inputs: ModelInputs
     time: int
     kind: Kind
+
+    @property
+    def features(self) -> Float32:
+        """The rows' features, float32 ``[k, F]``."""
+        return self.inputs.features
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class Logged:
     time: int
     said: DecisionExplanation
     p_up: list[float | None]
+    answer: list[float | None]
+    """What the models had said of it, in the columns of :mod:`fx_dagster.models.answer`; None: absent."""
 
 
 class TradingCore:
@@ -130,16 +139,45 @@ class TradingCore:
     # -- models ----------------------------------------------------------------------------------------------------
 
     def question(self) -> Question:
-        """Return what the rows that wait ask the models; without rows where none is warm."""
-        rows = np.empty(len(self.symbols), dtype=np.int64)
-        found = np.empty((len(rows), len(self.spec.catalogue)), dtype=np.float32)
-        count, control = loop.question(self.core, rows, found), self.core.control[0]
-        return Question(rows[:count], found[:count], int(control["event_time"]), Kind(int(control["event_kind"])))
+        """Return what the rows that wait ask the models; without rows where none is ready for it."""
+        rows, symbols, inputs = self._shown(loop.question)
+        control = self.core.control[0]
+        return Question(rows, symbols, inputs, int(control["event_time"]), Kind(int(control["event_kind"])))
 
-    def answer(self, rows: Sequence[int] | Int64, p_up: Float64) -> None:
-        """Give the rows that were asked about their probabilities, float64 ``[k, m]``; NaN: absent."""
+    def sample(self) -> tuple[tuple[str, ...], ModelInputs]:
+        """Return the symbols that are ready for a question, and what the models would be told of their newest bars."""
+        _, symbols, inputs = self._shown(loop.sample)
+        return symbols, inputs
+
+    def _shown(self, fill: Callable[..., int]) -> tuple[Int64, tuple[str, ...], ModelInputs]:
+        n, catalogue = len(self.symbols), self.spec.catalogue
+        rows, time = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+        features = np.empty((n, len(catalogue)), dtype=np.float32)
+        sequence = np.empty((n, *catalogue.sequence_shape), dtype=np.float32)
+        chart = np.empty((n, *catalogue.chart_shape), dtype=np.float32)
+        count = fill(self.core, rows, features, sequence, chart, time)
+        inputs = ModelInputs(
+            features[:count], sequence[:count], chart[:count], time[:count], np.full(count, UNKNOWN_SYMBOL)
+        )
+        return rows[:count], tuple(self.symbols[row] for row in rows[:count].tolist()), inputs
+
+    def answer(self, rows: Sequence[int] | Int64, values: Float64) -> None:
+        """Give the rows that were asked about what the models say of them.
+
+        Args:
+            rows: symbols.
+            values: float64 ``[k, m + 7]``, columns of :mod:`fx_dagster.models.answer`; NaN: absent.
+        """
         # Copied: what may not be written to, or lies in another order, is another type to compiled code.
-        loop.answer(self.core, np.array(rows, dtype=np.int64), np.array(p_up, dtype=np.float64, order="C"))
+        said = np.array(values, dtype=np.float64, order="C")
+        # Absent is one pattern of bits, so that what is read back from a tape is the same.
+        said[np.isnan(said)] = np.nan
+        loop.answer(self.core, np.array(rows, dtype=np.int64), said)
+
+    @property
+    def answer_columns(self) -> int:
+        """Numbers that the models say of a row."""
+        return int(self.core.inputs["p_up"].shape[1]) + ANSWER_EXTRAS
 
     def decide(self) -> Event:
         """Decide the rows that waited."""
@@ -206,8 +244,9 @@ class TradingCore:
         row, inputs = int(stamp["row"]), log.inputs[at]
         said = explain(self.symbols[row], log.out[at], inputs, log.account[at], log.position[at])
         p_up = [p if math.isfinite(p) else None for p in inputs["p_up"].tolist()]
+        answer = [value if math.isfinite(value) else None for value in answer_of(inputs)]
         kind, acts = Kind(int(stamp["kind"])), bool(stamp["acts"])
-        return Logged(row, int(stamp["number"]), kind, acts, int(stamp["time"]), said, p_up)
+        return Logged(row, int(stamp["number"]), kind, acts, int(stamp["time"]), said, p_up, answer)
 
     def forget_log(self) -> None:
         """Leave out what was logged."""
@@ -342,13 +381,6 @@ class TradingCore:
         twin.core.inputs[:] = self.core.inputs
         rehearse(twin)
 
-    def sample_features(self) -> Float32:
-        """Return the features of the newest bars of warm symbols, float32 ``[k, F]``."""
-        rows = np.flatnonzero(self.core.features["warm"]).astype(np.int64)
-        found = np.empty((len(rows), len(self.spec.catalogue)), dtype=np.float32)
-        features_of(self.core, rows, found)
-        return found
-
     def _checked(self, data: bytes) -> tuple[dict[str, Any], snapshot.Found]:
         facts, found = snapshot.unpack(data)
         if facts.get("features") != self.spec.catalogue.hash:
@@ -394,10 +426,20 @@ class TradingCore:
         core, cross = self.core, self.core.cross
         return {
             "control": core.control, "gate": core.gate, "forming": core.forming, "indicators": core.indicators,
-            "features": core.features, "cross_counter": cross.counter, "cross_symbols": cross.rows,
-            "cross_returns": cross.returns, "cross_short": cross.pairs_short, "cross_long": cross.pairs_long,
-            "cross_rows": core.cross_rows, "agreement": core.agreement, "shift": core.shift,
+            "features": core.features, "windows": core.windows, "cross_counter": cross.counter,
+            "cross_symbols": cross.rows, "cross_returns": cross.returns, "cross_short": cross.pairs_short,
+            "cross_long": cross.pairs_long, "cross_rows": core.cross_rows,
+            "agreement": core.agreement, "shift": core.shift,
         }  # fmt: skip
+
+
+def answer_of(inputs: np.void) -> list[float]:
+    """Return what the models had said of a symbol, in the columns of :mod:`fx_dagster.models.answer`; NaN: absent."""
+    regime = int(inputs["regime"])
+    return [
+        *inputs["p_up"].tolist(), float(inputs["confidence"]), float(regime) if regime else math.nan,
+        float(inputs["votes"][CLASSICAL]), float(inputs["size"]), *inputs["timing"].tolist(),
+    ]  # fmt: skip
 
 
 def _copied(ledger: Ledger) -> Ledger:
@@ -419,9 +461,9 @@ def rehearse(core: TradingCore) -> None:
     for ticks_done in (0, 1):
         core.take(ticks, ticks_done, ticks_done + 1)
         core.question()
-        core.answer(rows, np.full((1, core.core.inputs["p_up"].shape[1]), 0.5))
+        core.answer(rows, np.full((1, core.answer_columns), 0.5))
         core.decide()
-    core.sample_features()
+    core.sample()
     core.reach(clock + 2 * base_ns)
     core.decide_now(rows, clock + 2 * base_ns)
     loop.decided_before(core.core)

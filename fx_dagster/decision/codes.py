@@ -90,8 +90,10 @@ class Breaker(IntFlag):
 
 
 class Reason(IntFlag):
-    """Why a decision is what it is; several at once. Below 2**20 and from 2**29 on: what kept an entry away or shaped
-    it."""
+    """Why a decision is what it is; several at once.
+
+    Below 2**20 and from 2**29 on: what kept an entry away or shaped it, ``EXIT_TIMING`` apart.
+    """
 
     QUOTE_INVALID = 1 << 0
     STALE = 1 << 1
@@ -127,22 +129,31 @@ class Reason(IntFlag):
     CORRELATION_LIMIT = 1 << 31
     RISK_LIMIT = 1 << 32
     """VaR or CVaR of the portfolio."""
+    TIMING_WAIT = 1 << 33
+    """The timing agent would not enter now."""
+    EXIT_TIMING = 1 << 34
+    """The timing agent left the position."""
 
 
 class Size(IntEnum):
-    """Columns of a decision's ``sizes`` (lots): the wish after Kelly, then after each scaling and limit in order."""
+    """Columns of a decision's ``sizes`` (lots): the wish after Kelly, then after each scaling and limit in order.
+
+    Records keep sizes by name; the numbers are places, and change when a step comes between two others.
+    """
 
     KELLY = 0
     VOLATILITY = 1
     CONFIDENCE = 2
-    DRAWDOWN = 3
-    RISK_CAP = 4
-    REGIME_CAP = 5
-    MARGIN_CAP = 6
-    CURRENCY_CAP = 7
-    CORRELATION_CAP = 8
-    VAR_CAP = 9
-    ROUNDED = 10
+    AGENT = 3
+    """What the sizing agent makes of the wish; every limit comes after it."""
+    DRAWDOWN = 4
+    RISK_CAP = 5
+    REGIME_CAP = 6
+    MARGIN_CAP = 7
+    CURRENCY_CAP = 8
+    CORRELATION_CAP = 9
+    VAR_CAP = 10
+    ROUNDED = 11
 
 
 PATHS = ("traditional", "machine_learning", "deep_learning")

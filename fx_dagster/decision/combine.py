@@ -13,6 +13,7 @@ import numpy as np
 from fx_dagster.compiled import compiled
 from fx_dagster.decision.codes import Combine
 from fx_dagster.decision.fallback import usable_probability
+from fx_dagster.decision.rows import CLASSICAL
 
 TRADITIONAL, MACHINE, DEEP = 0, 1, 2
 _PARALLEL = int(Combine.PARALLEL)
@@ -23,9 +24,20 @@ _CLIP = 0.02
 @compiled
 def traditional_signal(votes: np.ndarray, weights: Sequence[float] | np.ndarray) -> float:
     """Return the weighted mean of one symbol's votes (``[v]``); absent votes are left out; NaN where all are."""
+    return _mean_vote(votes, weights, votes.shape[0])
+
+
+@compiled
+def classical_signal(votes: np.ndarray, weights: Sequence[float] | np.ndarray) -> float:
+    """Return :func:`traditional_signal` of the classical indicators alone: no model has a part in it."""
+    return _mean_vote(votes, weights, CLASSICAL)
+
+
+@compiled
+def _mean_vote(votes: np.ndarray, weights: Sequence[float] | np.ndarray, count: int) -> float:
     total = 0.0
     weight = 0.0
-    for j in range(votes.shape[0]):
+    for j in range(count):
         if math.isfinite(votes[j]) and weights[j] > 0.0:
             total += weights[j] * min(max(votes[j], -1.0), 1.0)
             weight += weights[j]
@@ -141,11 +153,14 @@ def combined_signal(combine: int, signals: np.ndarray, meta: float, weights: np.
 
 
 @compiled
-def vote_support(votes: np.ndarray, weights: Sequence[float] | np.ndarray, direction: float) -> float:
-    """Return the share of voting strength that agrees with ``direction`` (±1), in [0, 1]; NaN where no vote speaks."""
+def vote_support(votes: np.ndarray, weights: Sequence[float] | np.ndarray, direction: float, count: int) -> float:
+    """Return the share of the first ``count`` votes' strength that agrees with ``direction`` (±1), in [0, 1].
+
+    NaN where none of them speaks.
+    """
     agree = 0.0
     total = 0.0
-    for j in range(votes.shape[0]):
+    for j in range(count):
         if math.isfinite(votes[j]):
             strength = weights[j] * min(abs(votes[j]), 1.0)
             total += strength

@@ -4,11 +4,11 @@ import math
 from typing import NamedTuple
 
 from fx_dagster.decision.codes import Combine, Level
+from fx_dagster.decision.rows import CLASSICAL, VOTES
 from fx_dagster.errors import SettingsError
 from fx_dagster.features.volatility import TRADING_DAYS_A_YEAR, bars_a_year
-from fx_dagster.indicators.incremental import VOTES
 from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS, Timeframe
-from fx_dagster.models.families import FAMILIES
+from fx_dagster.models.answer import DEEP_MODELS, DIRECTIONS, META, SIMPLE_MODELS
 from fx_dagster.settings import CostSettings, RiskSettings, Settings
 
 REGIME_POSITION_MAX = (0.05, 0.15, 0.08, 0.05, 0.12)
@@ -17,6 +17,8 @@ REGIME_STOP_MAX = (0.01, 0.02, 0.015, 0.01, 0.025)
 """Largest stop distance over price by :class:`Regime`; unknown takes the tightest."""
 VALIDATION_WEIGHTS = (0.4, 0.4, 0.2)
 """Traditional, AI, cross-symbol correlation."""
+EQUAL_VOTES = (1.0 / VOTES,) * VOTES
+"""Every vote counts alike."""
 
 
 class StepConfig(NamedTuple):
@@ -28,6 +30,7 @@ class StepConfig(NamedTuple):
     simple_models: int
     deep_models: int
     meta: bool
+    agents: bool
     horizon_bars: int
     loss_decay: float
     loss_sharpness: float
@@ -82,13 +85,14 @@ def step_config(
     cost: CostSettings,
     *,
     paper: bool,
-    best_level: Level = Level.SIMPLE_AI,
-    simple_models: int = 2,
-    deep_models: int = 0,
-    meta: bool = False,
+    best_level: Level = Level.FULL_AI,
+    simple_models: int = len(SIMPLE_MODELS),
+    deep_models: int = len(DEEP_MODELS),
+    meta: bool = META in DIRECTIONS,
+    agents: bool = True,
     horizon_bars: int = 12,
     recover_after_s: float = 60.0,
-    vote_weights: tuple[float, ...] = (1.0 / VOTES,) * VOTES,
+    vote_weights: tuple[float, ...] = EQUAL_VOTES,
     validation_weights: tuple[float, float, float] = VALIDATION_WEIGHTS,
     loss_half_life_bars: float = 250.0,
     timeframe: Timeframe = Timeframe.H1,
@@ -103,9 +107,10 @@ def step_config(
         simple_models: columns of ``p_up`` that level 2 needs.
         deep_models: further columns that level 1 needs.
         meta: whether a meta model's column follows them.
+        agents: whether the sizing and the timing agent act; without them, or where they say nothing, all else is alike.
         horizon_bars: bars after which a probability's outcome is known (``FeatureSettings.horizon_bars``).
         recover_after_s: health needed before the level rises (``LiveSettings.recover_after_s``).
-        vote_weights: one a vote, sum 1.
+        vote_weights: one a vote, sum 1: of the classical indicators, then of attention's score.
         validation_weights: traditional, AI, correlation, sum 1.
         loss_half_life_bars: half-life of the paths' log-loss, in outcomes.
         timeframe: base timeframe: of the returns from which VaR and CVaR are made.
@@ -121,6 +126,7 @@ def step_config(
         simple_models=simple_models,
         deep_models=deep_models,
         meta=meta,
+        agents=agents,
         horizon_bars=horizon_bars,
         loss_decay=decay,
         # Outcomes overlap by the horizon: this many independent ones stand behind the average.
@@ -186,7 +192,10 @@ def paper_config(settings: Settings, timeframe: Timeframe = Timeframe.H1) -> Ste
         settings.risk,
         settings.cost,
         paper=True,
-        simple_models=len(FAMILIES),
+        best_level=Level.FULL_AI,
+        simple_models=len(SIMPLE_MODELS),
+        deep_models=len(DEEP_MODELS),
+        meta=META in DIRECTIONS,
         horizon_bars=settings.feature.horizon_bars,
         recover_after_s=settings.live.recover_after_s,
         timeframe=timeframe,
@@ -209,7 +218,15 @@ def checked(config: StepConfig) -> StepConfig:
     _sums_to_one("validation_weights", config.validation_weights)
     _sums_to_one("vote_weights", config.vote_weights)
     if len(config.vote_weights) != VOTES:
-        raise SettingsError(f"vote_weights has {len(config.vote_weights)} numbers", mend=f"give one a vote: {VOTES}")
+        raise SettingsError(
+            f"vote_weights has {len(config.vote_weights)} numbers",
+            mend=f"give one a vote: {CLASSICAL} classical ones, then attention's",
+        )
+    if not any(config.vote_weights[:CLASSICAL]):
+        raise SettingsError("vote_weights leaves nothing to the classical votes", mend="give one of them a weight")
+    for name in ("meta", "agents"):
+        if not isinstance(getattr(config, name), bool):
+            raise SettingsError(f"{name} is {getattr(config, name)!r}", mend="give True or False")
     for name in _FRACTIONS:
         value = getattr(config, name)
         if not 0 <= value <= 1:

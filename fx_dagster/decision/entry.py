@@ -1,8 +1,8 @@
 """Entries: where stop and target lie, and how large the position is.
 
-Size is the wish of Kelly's fraction, scaled by volatility, confidence and drawdown, then cut by one limit after the
-other: risk at the stop, the regime's room, the account's margin, exposure by currency, correlated positions, VaR and
-CVaR of the portfolio; last of all it is rounded down to the lot grid.
+Size is the wish of Kelly's fraction, scaled by volatility, confidence, the sizing agent and drawdown, then cut by one
+limit after the other: risk at the stop, the regime's room, the account's margin, exposure by currency, correlated
+positions, VaR and CVaR of the portfolio; last of all it is rounded down to the lot grid.
 """
 
 import math
@@ -35,23 +35,18 @@ _R_CURRENCY, _R_CORRELATED = int(Reason.CURRENCY_LIMIT), int(Reason.CORRELATION_
 _R_RISK = int(Reason.RISK_LIMIT)
 
 _S_KELLY, _S_VOLATILITY, _S_CONFIDENCE = int(Size.KELLY), int(Size.VOLATILITY), int(Size.CONFIDENCE)
+_S_AGENT = int(Size.AGENT)
 _S_DRAWDOWN, _S_RISK, _S_REGIME = int(Size.DRAWDOWN), int(Size.RISK_CAP), int(Size.REGIME_CAP)
 _S_MARGIN, _S_CURRENCY = int(Size.MARGIN_CAP), int(Size.CURRENCY_CAP)
 _S_CORRELATION, _S_VAR, _S_ROUNDED = int(Size.CORRELATION_CAP), int(Size.VAR_CAP), int(Size.ROUNDED)
 
 
 @compiled
-def _regime(config: Record, row: Record) -> int:
-    """Return the row of the tables of limits."""
-    return row.regime if 0 <= row.regime < config.regime_stop_max.shape[0] else 0
-
-
-@compiled
-def stop_distance(config: Record, item: Record, row: Record, memory: Record) -> float:
-    """Return the stop distance in points; 0 where no stop is possible."""
+def stop_distance(config: Record, item: Record, row: Record, regime: int, memory: Record) -> float:
+    """Return the stop distance in points; 0 where no stop is possible. ``regime`` is the one whose limits hold."""
     tight = config.tight_stop if memory.stage >= _HALVE else 1.0
     # By the lower of the two prices that an entry may have: the distance is beyond the share of neither.
-    share = config.regime_stop_max[_regime(config, row)]
+    share = config.regime_stop_max[regime]
     points = stop_points(row.atr, config.stop_atr * tight, row.bid, share, item.point)
     if points <= (row.ask - row.bid) / item.point or points < max(item.stops_level_points, 1.0):
         return 0.0
@@ -75,7 +70,7 @@ def _wished_risk(config: Record, memory: Record, out: Record) -> float:
 def _scaled(
     config: Record, time: int, row: Record, own: Record, memory: Record, out: Record, loss_per_lot: float, equity: float
 ) -> float:
-    """Return the wished lots after volatility, confidence and drawdown, before any limit."""
+    """Return the wished lots after volatility, confidence, agent and drawdown, before any limit."""
     sizes = out.sizes
     sizes[_S_KELLY] = lots_within(equity * _wished_risk(config, memory, out), loss_per_lot)
     sizes[_S_VOLATILITY] = sizes[_S_KELLY] * volatility_scale(
@@ -84,10 +79,11 @@ def _scaled(
     sizes[_S_CONFIDENCE] = sizes[_S_VOLATILITY] * confidence_scale(
         out.confidence, config.confidence_factor, config.confidence_scale_max
     )
+    sizes[_S_AGENT] = sizes[_S_CONFIDENCE] * own.derived.size
     scale = config.stage_scales[memory.stage]
     if own.emergency_at > 0 and time - own.emergency_at < config.conservative_ns:
         scale *= config.conservative_scale
-    sizes[_S_DRAWDOWN] = sizes[_S_CONFIDENCE] * scale
+    sizes[_S_DRAWDOWN] = sizes[_S_AGENT] * scale
     return sizes[_S_DRAWDOWN]
 
 
@@ -132,7 +128,7 @@ def _portfolio_limits(
     room = currency_room(table, book, held, i, direction, equity * config.currency_exposure_max)
     steps = _limit(item, out, _S_MARGIN, lots_within(room, unit), _R_CURRENCY)
     if steps > 0:
-        room = equity * config.regime_position_max[_regime(config, row)] - book[i].margin
+        room = equity * config.regime_position_max[states[i].derived.regime] - book[i].margin
         room -= shared_margin(table, book, held, returns, i, direction, config.correlation_max)
         steps = _limit(item, out, _S_CURRENCY, lots_within(room, margin), _R_CORRELATED)
     if steps > 0:
@@ -158,7 +154,7 @@ def _entry_size(
     wished = _scaled(config, account.time, row, states[i], memory, out, loss_per_lot, equity)
     sizes[_S_RISK] = min(wished, lots_within(equity * config.risk_per_trade_max, loss_per_lot))
     foreign = abs(positions[i].foreign_lots) if math.isfinite(positions[i].foreign_lots) else math.inf
-    room = equity * config.regime_position_max[_regime(config, row)] - foreign * margin
+    room = equity * config.regime_position_max[states[i].derived.regime] - foreign * margin
     sizes[_S_REGIME] = min(sizes[_S_RISK], lots_within(room, margin))
     if sizes[_S_KELLY] <= 0.0:
         out.reasons |= _R_EDGE
@@ -182,7 +178,8 @@ def enter(
     """Decide the size of an entry of symbol ``i`` that nothing keeps away, and its stop and target."""
     config, item, account, row, memory, out = configs[0], table[i], accounts[0], inputs[i], memories[0], outs[i]
     point = item.point
-    distance = stop_distance(config, item, row, memory) * point
+    own = states[i]
+    distance = stop_distance(config, item, row, own.derived.regime, memory) * point
     if distance <= 0.0:
         out.reasons |= _R_STOP
         return
@@ -198,7 +195,6 @@ def enter(
     )  # fmt: skip
     if steps == 0:
         return
-    own = states[i]
     out.action = _OPEN
     out.target_lots = direction * out.sizes[_S_ROUNDED]
     out.stop = stop

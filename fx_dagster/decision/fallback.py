@@ -46,9 +46,20 @@ def usable_probability(p: float) -> bool:
 
 
 @compiled
-def model_level(p_up: np.ndarray, simple_models: int, deep_models: int, meta: bool, best_level: int) -> int:
-    """Return the best level that the models' answers of one symbol (``[m]``, NaN: absent) allow, 1 … 3."""
-    level = best_level
+def model_level(
+    p_up: np.ndarray, simple_models: int, deep_models: int, meta: bool, best_level: int, extras: bool
+) -> int:
+    """Return the best level that the models' answers about one symbol allow, 1 … 3.
+
+    Args:
+        p_up: ``[m]``; NaN: absent.
+        simple_models: columns that level 2 needs.
+        deep_models: further columns that level 1 needs.
+        meta: whether level 1 needs the column of a meta model behind them.
+        best_level: best level that may be reached.
+        extras: whether confidence, attention and regime are there; without them there is no level 1.
+    """
+    level = best_level if extras else max(best_level, _SIMPLE)
     deep_end = min(simple_models + deep_models, p_up.shape[0])
     wanted = deep_end + (1 if meta else 0)
     if simple_models + deep_models > p_up.shape[0] or wanted > p_up.shape[0]:

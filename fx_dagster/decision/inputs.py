@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fx_dagster.compiled import compiled
-from fx_dagster.decision.combine import traditional_signal
+from fx_dagster.decision.combine import classical_signal
 from fx_dagster.decision.rows import Float64, Int64
 from fx_dagster.errors import DataError
 from fx_dagster.features.catalogue import SPREAD_WINDOW, VOLATILITY_LONG, VOLATILITY_SHORT
@@ -41,10 +41,10 @@ def spread_medians(spread: Float64) -> Float64:
 
 @compiled
 def traditional_signals(votes: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
-    """Return the traditional signal of each row of ``votes[n, v]``; NaN where no vote is there."""
+    """Return the classical indicators' signal of each row of ``votes[n, v]``; NaN where no vote is there."""
     out = np.empty(votes.shape[0])
     for i in range(votes.shape[0]):
-        out[i] = traditional_signal(votes[i], weights)
+        out[i] = classical_signal(votes[i], weights)
     return out
 
 

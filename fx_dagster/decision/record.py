@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,15 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fx_dagster.decision.codes import PATHS, VALIDATION_PARTS, Action, Breaker, Level, Reason, Size, Stage, names
+from fx_dagster.decision.codes import (
+    PATHS,
+    VALIDATION_PARTS,
+    Action,
+    Breaker,
+    Level,
+    Reason,
+    Regime,
+    Size,
+    Stage,
+    names,
+)
 from fx_dagster.decision.rows import DECISION
 from fx_dagster.indicators.catalogue import INDICATOR_NAMES
+from fx_dagster.models.answer import ATTENTION
 
 _LEVEL_REASONS = int(
     Reason.QUOTE_INVALID | Reason.STALE | Reason.MODEL_ABSENT | Reason.MODEL_OUT_OF_RANGE | Reason.UNHEALTHY
     | Reason.ACCOUNT_INVALID | Reason.HALTED | Reason.FEATURES_DRIFTED
 )  # fmt: skip
 _SIZES = tuple(size.name.lower() for size in Size)
+_VOTES = (*INDICATOR_NAMES, ATTENTION)
+_AGENTS = ("size", "enter", "exit_long", "exit_short")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +54,16 @@ class DecisionExplanation:
     stage: str
     score: float
     votes: dict[str, float | None]
-    """Of the indicators, by name; None: still warming up."""
+    """Of the indicators, by name, attention's score last; None: still warming up, or no model answered."""
     signals: dict[str, float]
     weights: dict[str, float]
     validation: float
     validation_parts: dict[str, float]
     confidence: float
+    regime: str
+    """Whose limits held; ``unknown`` wherever the models' word on it did not count."""
+    agents: dict[str, float | None]
+    """What the sizing and the timing agent said, whether or not it counted; None: nothing."""
     kelly: float
     risk_money: float
     sizes: dict[str, float]
@@ -100,21 +119,24 @@ def explain(symbol: str, out: np.void, inputs: np.void, account: np.void, positi
         breakers=names(said["breakers"], Breaker),
         stage=Stage(said["stage"]).name.lower(),
         score=said["score"],
-        votes={
-            name: vote if math.isfinite(vote) else None
-            for name, vote in zip(INDICATOR_NAMES, inputs["votes"].tolist(), strict=True)
-        },
+        votes=_named(_VOTES, inputs["votes"].tolist()),
         signals=dict(zip(PATHS, said["signals"].tolist(), strict=True)),
         weights=dict(zip(PATHS, said["weights"].tolist(), strict=True)),
         validation=said["validation"],
         validation_parts=dict(zip(VALIDATION_PARTS, said["validation_parts"].tolist(), strict=True)),
         confidence=said["confidence"],
+        regime=Regime(said["regime"]).name.lower(),
+        agents=_named(_AGENTS, [float(inputs["size"]), *inputs["timing"].tolist()]),
         kelly=said["kelly"],
         risk_money=said["risk_money"],
         sizes=dict(zip(_SIZES, said["sizes"].tolist(), strict=True)),
         drift=drift if math.isfinite(drift) else None,
         inputs_hash=inputs_hash(inputs, account, position),
     )
+
+
+def _named(keys: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in zip(keys, values, strict=True)}
 
 
 def level_reason(level: int, observed: int, reasons: int, stage: int) -> str:

@@ -5,17 +5,22 @@ runs in a microsecond, and all that concerns a symbol lies in neighbouring bytes
 is in the account's currency, times are int64 ns UTC.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fx_dagster.decision.codes import Size
-from fx_dagster.indicators.incremental import VOTES
+from fx_dagster.indicators.incremental import VOTES as CLASSICAL_VOTES
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Rows = NDArray[np.void]
+
+CLASSICAL: Final = CLASSICAL_VOTES
+"""Votes of classical indicators; they come first in a row's ``votes``."""
+VOTES: Final = CLASSICAL + 1
+"""All votes: behind the classical ones the score of the attention model."""
 
 _F, _I, _B, _S = np.float64, np.int64, np.bool_, np.int8
 
@@ -74,6 +79,9 @@ DERIVED = np.dtype(
         ("said", _F, (3,)),  # what each path says, whatever the level; NaN: absent
         ("reasons", _I), ("score", _F), ("signals", _F, (3,)), ("weights", _F, (3,)), ("validation", _F),
         ("validation_parts", _F, (3,)), ("confidence", _F),
+        ("regime", _S),  # whose limits hold: codes.Regime
+        ("size", _F),  # the sizing agent's factor; 1: it says nothing, or does not count
+        ("timing", _F, (3,)),  # enter, exit_long, exit_short of the timing agent; NaN: as above
     ],
     align=True,
 )  # fmt: skip
@@ -96,6 +104,7 @@ DECISION = np.dtype(
         ("validation", _F),
         ("validation_parts", _F, (3,)),  # traditional, AI, correlation, each in [0, 1]
         ("confidence", _F),
+        ("regime", _S),  # whose limits hold: codes.Regime
         ("kelly", _F),  # fraction of equity at risk that fractional Kelly proposes
         ("risk_money", _F),  # money lost at the stop, costs included
         ("sizes", _F, (len(Size),)),  # lots after each step: codes.Size
@@ -129,8 +138,9 @@ MEMORY = np.dtype(
 def input_dtype(models: int) -> np.dtype[np.void]:
     """Return what is known of a symbol at the moment of the decision, with ``models`` model outputs.
 
-    ``version`` (≥ 0) is raised by the caller whenever votes, probabilities, confidence, agreement or regime of the row
-    have changed; while it stays, the step does not look at them again.
+    ``version`` (≥ 0) is raised by the caller whenever votes, agreement or anything that models said of the row have
+    changed; while it stays, the step does not look at them again. :func:`fx_dagster.decision.answers.take_answer`
+    writes what models say, and raises it.
     """
     return np.dtype(
         [
@@ -143,10 +153,12 @@ def input_dtype(models: int) -> np.dtype[np.void]:
             ("volatility_short", _F),  # annualised, of returns over the short and the long window
             ("volatility_long", _F),
             ("spread_median", _F),  # running median of ask - bid, in price
-            ("votes", _F, (VOTES,)),  # in [-1, 1]; NaN: absent
+            ("votes", _F, (VOTES,)),  # in [-1, 1]; NaN: absent; the classical ones first, then attention's
             # Probabilities of a rise; NaN: absent. First the simple models, then the deep ones, then the meta model.
             ("p_up", _F, (models,)),
-            ("confidence", _F),  # calibrated probability that the score is right; NaN: taken from the score
+            ("confidence", _F),  # calibrated probability that the score is right; NaN: absent
+            ("size", _F),  # factor of the position's size that the sizing agent wants; NaN: absent
+            ("timing", _F, (3,)),  # of the timing agent: p(enter now), p(exit a long), p(exit a short); NaN: absent
             ("agreement", _F),  # what the other symbols say for this one, in [-1, 1] (+ up); NaN: it is alone
             ("correlation_shift", _F),  # mean absolute change of correlation with the others; NaN: it is alone
             ("drift", _F),  # of the features from those the models learned on: 0 none … 1 strong; NaN: unknown

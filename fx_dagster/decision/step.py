@@ -12,8 +12,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fx_dagster.compiled import compiled, inlined
+from fx_dagster.decision.answers import (
+    ENTER,
+    EXIT_LONG,
+    EXIT_SHORT,
+    has_deep_extras,
+    size_factor,
+    timing_probability,
+)
 from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Stage
 from fx_dagster.decision.combine import (
+    classical_signal,
     combined_signal,
     learn_outcomes,
     mean_signal,
@@ -27,11 +36,13 @@ from fx_dagster.decision.combine import (
 from fx_dagster.decision.drawdown import next_stage, releasable
 from fx_dagster.decision.entry import enter, stop_distance
 from fx_dagster.decision.fallback import model_level, next_level, usable_probability
+from fx_dagster.decision.rows import CLASSICAL
 from fx_dagster.decision.sizing import to_grid
 
 _NONE, _CLOSE, _MODIFY = int(Action.NONE), int(Action.CLOSE), int(Action.MODIFY)
 _RUN, _FLATTEN = int(Command.RUN), int(Command.FLATTEN)
-_SIMPLE, _TRADITIONAL, _EMERGENCY = int(Level.SIMPLE_AI), int(Level.TRADITIONAL), int(Level.EMERGENCY)
+_FULL, _SIMPLE = int(Level.FULL_AI), int(Level.SIMPLE_AI)
+_TRADITIONAL, _EMERGENCY = int(Level.TRADITIONAL), int(Level.EMERGENCY)
 _HALVE, _CLOSE_ONLY, _HALT = int(Stage.HALVE), int(Stage.CLOSE_ONLY), int(Stage.HALT)
 
 _DAILY_LOSS, _DRAWDOWN, _LOSS_STREAK = int(Breaker.DAILY_LOSS), int(Breaker.DRAWDOWN), int(Breaker.LOSS_STREAK)
@@ -50,6 +61,10 @@ _R_AGE, _R_REVERSAL, _R_FLATTEN = int(Reason.EXIT_AGE), int(Reason.EXIT_REVERSAL
 _R_TIGHT, _R_HALTED = int(Reason.STOP_TIGHTENED), int(Reason.HALTED)
 _R_EMERGENCY, _R_FOREIGN = int(Reason.LEVEL_EMERGENCY), int(Reason.FOREIGN_POSITION)
 _R_CLOSED = int(Reason.MARKET_CLOSED)
+_R_WAIT, _R_TIMED = int(Reason.TIMING_WAIT), int(Reason.EXIT_TIMING)
+
+_EVEN = 0.5
+"""The timing agent enters from this probability on, and leaves above it."""
 
 Record: TypeAlias = Any
 """A record or an array of records of :mod:`fx_dagster.decision.rows`; Numba knows which."""
@@ -109,6 +124,7 @@ def _clear(own: Record, memory: Record, position: Record, out: Record) -> None:
     out.score = 0.0
     out.validation = 0.0
     out.confidence = 0.0
+    out.regime = 0
     out.kelly = 0.0
     out.risk_money = 0.0
     for k in range(3):
@@ -208,10 +224,13 @@ def _is_stale(row: Record, derived: Record) -> bool:
 def _read(config: Record, row: Record, derived: Record) -> None:
     """Read what votes and models say, whatever the level, and the best level that the models' answers allow."""
     said = derived.said
-    said[0] = traditional_signal(row.votes, config.vote_weights)
+    # No model has a part in it: neither in the control nor in how well the traditional path has done.
+    said[0] = classical_signal(row.votes, config.vote_weights)
     said[1] = mean_signal(row.p_up, 0, config.simple_models)
     said[2] = mean_signal(row.p_up, config.simple_models, config.simple_models + config.deep_models)
-    level = model_level(row.p_up, config.simple_models, config.deep_models, config.meta, config.best_level)
+    level = model_level(
+        row.p_up, config.simple_models, config.deep_models, config.meta, config.best_level, has_deep_extras(row)
+    )
     reasons = 0
     trust = model_trust(row.drift, config.drift_max, config.drift_strong)
     if config.best_level < _TRADITIONAL:
@@ -266,6 +285,9 @@ def _derive(config: Record, row: Record, own: Record) -> None:
         paths[2] = math.nan
     elif config.meta and deep_end < row.p_up.shape[0] and usable_probability(row.p_up[deep_end]):
         meta = 2.0 * row.p_up[deep_end] - 1.0
+    full = own.level == _FULL and derived.trust > 0.0
+    if full:
+        paths[0] = traditional_signal(row.votes, config.vote_weights)
     derived.reasons = 0 if math.isfinite(paths[0]) else _R_VOTES
     path_weights(
         config.combine, paths, meta, own.log_loss, config.loss_sharpness, config.parallel_traditional, derived.trust,
@@ -276,11 +298,25 @@ def _derive(config: Record, row: Record, own: Record) -> None:
         if not math.isfinite(paths[k]):
             paths[k] = 0.0
     derived.level = own.level
-    _validate(config, row, derived)
+    _validate(config, row, derived, full)
+    _take_extras(config, row, derived, full)
 
 
 @compiled
-def _validate(config: Record, row: Record, derived: Record) -> None:
+def _take_extras(config: Record, row: Record, derived: Record, full: bool) -> None:
+    """Let confidence, regime and agents count at the full level, and nowhere else."""
+    counts = full and usable_probability(row.confidence)
+    derived.confidence = row.confidence if counts else 0.5 * (1.0 + abs(derived.score))
+    known = full and 0 <= row.regime < config.regime_stop_max.shape[0]
+    derived.regime = row.regime if known else 0
+    act = full and config.agents
+    derived.size = size_factor(row) if act else 1.0
+    for k in range(derived.timing.shape[0]):
+        derived.timing[k] = timing_probability(row, k) if act else math.nan
+
+
+@compiled
+def _validate(config: Record, row: Record, derived: Record, full: bool) -> None:
     direction = 1.0 if derived.score >= 0.0 else -1.0
     count = 0
     if derived.level < _TRADITIONAL:
@@ -288,15 +324,12 @@ def _validate(config: Record, row: Record, derived: Record) -> None:
     if not math.isfinite(row.agreement):
         derived.reasons |= _R_ALONE
     derived.validation = validate(
-        vote_support(row.votes, config.vote_weights, direction),
+        vote_support(row.votes, config.vote_weights, direction, row.votes.shape[0] if full else CLASSICAL),
         model_support(row.p_up, count, direction),
         0.5 * (1.0 + direction * row.agreement),
         config.validation_weights,
         derived.validation_parts,
     )
-    # The confidence is a model's answer too: where the models do not count, neither does it.
-    asked = derived.level < _TRADITIONAL and usable_probability(row.confidence)
-    derived.confidence = row.confidence if asked else 0.5 * (1.0 + abs(derived.score))
 
 
 @compiled
@@ -306,6 +339,7 @@ def _tell(derived: Record, out: Record) -> None:
     out.score = derived.score
     out.validation = derived.validation
     out.confidence = derived.confidence
+    out.regime = derived.regime
     for k in range(3):
         out.signals[k] = derived.signals[k]
         out.weights[k] = derived.weights[k]
@@ -332,6 +366,8 @@ def _blocked(config: Record, account: Record, row: Record, own: Record, memory: 
         reasons |= _R_SCORE
     if not out.validation > config.valid_above:
         reasons |= _R_VALID
+    if own.derived.timing[ENTER] < _EVEN:
+        reasons |= _R_WAIT
     out.reasons |= reasons
     return reasons != 0
 
@@ -346,9 +382,11 @@ def _close(reason: int, out: Record) -> None:
 
 
 @compiled
-def _tighten(config: Record, item: Record, row: Record, position: Record, memory: Record, out: Record) -> None:
+def _tighten(
+    config: Record, item: Record, row: Record, position: Record, own: Record, memory: Record, out: Record
+) -> None:
     """From stage 2 on, draw the stop to the tighter distance; never away from the market."""
-    points = stop_distance(config, item, row, memory)
+    points = stop_distance(config, item, row, own.derived.regime, memory)
     if points <= 0.0:
         return
     direction = 1.0 if position.lots > 0.0 else -1.0
@@ -367,7 +405,7 @@ def _manage(
     config: Record, item: Record, account: Record, row: Record, position: Record, usable: bool, new_bar: bool,
     own: Record, memory: Record, out: Record,
 ) -> None:  # fmt: skip
-    """Decide about an open position: flatten, too old, reversed, or a tighter stop."""
+    """Decide about an open position: flatten, too old, reversed, left by the timing agent, or a tighter stop."""
     if account.command == _FLATTEN:
         _close(_R_FLATTEN | _R_COMMAND, out)
     elif not usable:
@@ -383,8 +421,10 @@ def _manage(
         and out.validation > config.valid_above
     ):
         _close(_R_REVERSAL, out)
+    elif own.age_bars >= 1 and own.derived.timing[EXIT_LONG if position.lots > 0.0 else EXIT_SHORT] > _EVEN:
+        _close(_R_TIMED, out)
     elif memory.stage >= _HALVE and new_bar:
-        _tighten(config, item, row, position, memory, out)
+        _tighten(config, item, row, position, own, memory, out)
 
 
 @compiled

@@ -20,6 +20,7 @@ from fx_dagster.features.catalogue import (
     INDICATOR_FEATURE_NAMES,
     PERCENTILE_WINDOW,
     RETURN_LAGS,
+    SEQUENCE_CHANNELS,
     SLOPE_LAG,
     SPREAD_WINDOW,
     VOLATILITY_FLOOR,
@@ -123,6 +124,12 @@ def new_layout(catalogue: FeatureCatalogue) -> Rows:
         "week" in groups, math.sqrt(bars_a_year(Timeframe(catalogue.base))),
     )  # fmt: skip
     return layout
+
+
+def channel_places(catalogue: FeatureCatalogue) -> NDArray[np.int64]:
+    """Return where a symbol's ``values`` have the channels of its sequences, int64 ``[C]``."""
+    own = [feature.name for feature in catalogue.features if feature.group != "cross"]
+    return np.array([own.index(name) for name in SEQUENCE_CHANNELS], dtype=np.int64)
 
 
 @compiled

@@ -6,7 +6,7 @@ not for n windows. A live session keeps the same two stores as rings and calls t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -89,6 +89,20 @@ class Windows:
         for slot, store in enumerate(self.bars):
             _draw(store, np.ascontiguousarray(self.at[:, 1 + slot]), out[:, slot])
         return out
+
+    def spoiled(self, index: NDArray, rng: np.random.Generator, factor: float) -> Self:
+        """Return the same windows with every bar that the rows at ``index`` do not show multiplied by noise."""
+        stores: list[NDArray[Any]] = []
+        shown: list[tuple[NDArray[Any], int]] = [(self.channels, SEQUENCE_BARS)]
+        shown += [(own, CHART_BARS) for own in self.bars]
+        for column, (store, reach) in enumerate(shown):
+            hidden = np.ones(len(store), dtype=bool)
+            hidden[(self.at[index, column, None] + np.arange(1 - reach, 1)).ravel()] = False
+            noise = factor * rng.uniform(0.5, 1.5, (int(hidden.sum()), 1))
+            changed = store.copy()
+            changed[hidden] = changed[hidden] * noise
+            stores.append(changed)
+        return replace(self, channels=stores[0], bars=tuple(stores[1:]))
 
     def window(self, slot: int) -> Float64:
         """Return the raw OHLCV of timeframe number ``slot``, float64 ``[n, W, 5]``, the newest bar last."""

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fx_dagster.core.rows import Event, Kind
-from fx_dagster.core.tape import TapeWriter
+from fx_dagster.core.tape import TapeWriter, answer_body
 from fx_dagster.core.trading import Question, TradingCore
 from fx_dagster.decision.codes import Level
 from fx_dagster.errors import BrokerError
@@ -41,7 +41,6 @@ from fx_dagster.live.scribe import Circumstances, Scribe, command_of
 from fx_dagster.live.session import Memory
 from fx_dagster.live.ticks import TickBatch, TickQueue, columns, empty_batch
 from fx_dagster.market.timeframes import SECOND_NS
-from fx_dagster.models.protocol import Float32
 from fx_dagster.settings import LiveSettings
 
 FLUSH_S = 8.0
@@ -112,7 +111,9 @@ class Engine:
         self._info = parts.feed.info
         self._queue = TickQueue(parts.settings.queue_ticks_max)
         self._quotes = QuoteWatch(parts.core)
-        self._scribe = Scribe(parts.core, account=parts.account, session=session.session_id)
+        self._scribe = Scribe(
+            parts.core, account=parts.account, session=session.session_id, models=parts.models.models
+        )  # fmt: skip
         self._outbox = Outbox(parts.journal, parts.desk, parts.clock, self._checkpoint)
         self._times = StageTimes()
         self._counters = status.Counters()
@@ -124,7 +125,7 @@ class Engine:
         self._resumed_ns = 0
         self._calls = asyncio.Lock()
         self._asked: tuple[Question, Asked] | None = None
-        self._asked_features: Float32 | None = None
+        self._newest: Question | None = None
         self._next_baseline_ns = self._next_quotes_ns = self._next_state_ns = self._next_flush_ns = 0
         self._packing_s = 0.0
         self._skip = 0
@@ -187,7 +188,8 @@ class Engine:
             self._skip = self._core.clock[1]
         self._keep_market()
         self._core.rehearse()
-        await self._parts.models.warm_up(self._core.sample_features())
+        symbols, inputs = self._core.sample()
+        await self._parts.models.warm_up(inputs, symbols)
         self._outbox.settle(session.unsettled, session.position)
         self._tape.begin()
         gc.freeze()  # what there is stays: the collector would look at it again and again, and ticks would wait
@@ -271,10 +273,10 @@ class Engine:
         question = self._core.question()
         features_ms = self._since(began)
         async with self._calls:
-            asked = await self._parts.models.ask(question.features)
+            asked = await self._parts.models.ask(question.inputs, question.symbols)
         self._set_conditions()
         began = self._clock.monotonic_ns()
-        self._core.answer(question.rows, asked.p_up)
+        self._core.answer(question.rows, asked.values)
         event = self._core.decide()
         # What is only written down comes after the decision.
         self._times.add("decide", self._since(began))
@@ -282,8 +284,8 @@ class Engine:
         self._times.add("features", features_ms)
         if asked.latency_ms is not None:
             self._times.add("model", asked.latency_ms)
-        self._tape.event("answer", {"rows": question.rows.tolist(), "p_up": asked.p_up.tolist()})
-        self._asked, self._asked_features, self._release = (question, asked), question.features, asked.release
+        self._tape.event("answer", answer_body(question.rows, asked.values))
+        self._asked, self._newest, self._release = (question, asked), question, asked.release
         return event
 
     async def _act(self, received_ns: int) -> None:
@@ -409,15 +411,15 @@ class Engine:
 
     async def _measure_baseline(self) -> None:
         """Time a bare call now and then, beside the decisions, as they come: from rest, and never two at once."""
-        now, features = self._clock.monotonic_ns(), self._asked_features
-        if features is None or now < self._next_baseline_ns:
+        now, asked = self._clock.monotonic_ns(), self._newest
+        if asked is None or not len(asked.rows) or now < self._next_baseline_ns:
             return
         self._next_baseline_ns = now + int(BASELINE_S * SECOND_NS)
         async with self._calls:
-            bare_ms = await self._parts.models.bare_call_ms(features)
+            bare_ms = await self._parts.models.bare_call_ms(asked.inputs, asked.symbols)
         if bare_ms is not None:
             self._times.add("model_bare", bare_ms)
-            self._outbox.baseline(len(features), bare_ms)
+            self._outbox.baseline(len(asked.rows), bare_ms)
 
     # -- what others see -------------------------------------------------------------------------------------------
 

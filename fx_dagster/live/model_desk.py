@@ -1,29 +1,42 @@
-"""Asks the models for a micro-batch, and always has an answer in time: probabilities, or why there are none.
+"""Asks the models for a micro-batch, and always has an answer in time: what they say, or why they say nothing.
 
-Every call has the deadline. After a few failures in a row the desk stops asking, so that decisions do not wait for
-nothing, and probes with the canary in the background until the models are back.
+Every decision has one deadline. The whole graph is asked first. Where it refuses at once, the simple models are asked
+with the time that is left; where it lets the deadline pass, that decision stands without models, and from the next one
+on the simple models alone are asked. After a few failures of these nothing is asked, so that decisions do not wait for
+nothing. Meanwhile both are probed in the background, with the rows that were asked about last, until they are back.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from fx_dagster.errors import FeatureMismatchError
 from fx_dagster.live.protocols import Clock, ModelProvider
-from fx_dagster.models.protocol import Float32, Float64
-from fx_dagster.models.service import ModelCallError, ModelService, require_same_features
+from fx_dagster.models.answer import EXTRAS, SIMPLE_MODELS
+from fx_dagster.models.inputs import UNKNOWN_SYMBOL, ModelInputs
+from fx_dagster.models.protocol import Float64
+from fx_dagster.models.service import (
+    ModelAnswer,
+    ModelCallError,
+    ModelService,
+    UnavailableReason,
+    require_same_features,
+)
 
 FAILURES_MAX = 3
 WATCH_S = 0.5
 WARM_UP_S = 2.0
+SECOND_SHARE = 0.25
+"""Part of the deadline that must be left for a second question."""
 
 
 @runtime_checkable
 class BareCaller(Protocol):
     """A service that can time the bare call: request built before, answer not looked at."""
 
-    async def bare_call_ms(self, features: Float32, *, deadline_s: float) -> float:
+    async def bare_call_ms(self, inputs: ModelInputs, *, deadline_s: float) -> float:
         """Return the call's milliseconds; raises ModelCallError."""
         ...
 
@@ -33,16 +46,21 @@ class Asked:
     """What came back.
 
     Attributes:
-        p_up: float64 ``[n, m]``; NaN: absent.
+        values: float64 ``[n, M + 7]``: p(up) of the desk's models, then :data:`fx_dagster.models.answer.EXTRAS`; NaN:
+            absent.
         release: number of the release that answered; None: none did.
         latency_ms: how long the decision waited; None: nothing was asked.
         problem: why some or all are absent; empty: none is.
+        explained: what else the models tell a person, float64 ``[n, w]`` by name.
+        whole: whether the whole graph answered.
     """
 
-    p_up: Float64
+    values: Float64
     release: int | None
     latency_ms: float | None
     problem: str
+    explained: Mapping[str, Float64] = field(default_factory=dict)
+    whole: bool = False
 
 
 class ModelDesk:
@@ -59,66 +77,117 @@ class ModelDesk:
     def __init__(
         self, provider: ModelProvider, *, feature_hash: str, models: tuple[str, ...], deadline_s: float, clock: Clock
     ) -> None:
+        self.models = models
         self._provider = provider
         self._feature_hash = feature_hash
-        self._models = models
         self._deadline_s = deadline_s
         self._clock = clock
         self._failures = 0
         self._problem = ""
+        self._whole_problem = ""
         self._judged: ModelService | None = None
-        self._judgement = ""
+        self._judgement = self._lacking = ""
+        self._places: dict[str, int] = {}
+        self._last: ModelInputs | None = None
         self.failed_calls = 0
 
     @property
     def problem(self) -> str:
-        """Why the models do not answer now, as far as is known; empty: they do."""
-        return self._refusal() or self._problem
+        """Why the models, or some of them, do not answer now, as far as is known; empty: they do."""
+        return self._refusal() or self._problem or self._whole_problem or self._lacking
 
-    async def ask(self, features: Float32) -> Asked:
-        """Return the models' probabilities for float32 ``[n, F]``, or why there are none, within the deadline."""
+    async def ask(self, inputs: ModelInputs, symbols: Sequence[str]) -> Asked:
+        """Return what the models say of some rows, or why they say nothing, within the deadline.
+
+        Args:
+            inputs: the rows; their ``symbol`` is not looked at.
+            symbols: the rows' canonical symbols.
+        """
         service = self._provider.service
         refusal = self._refusal()
-        if service is None or refusal:
-            return self._without(features, refusal)
+        if service is None or refusal or not len(inputs):
+            return self._without(inputs, refusal)
         if self._failures >= FAILURES_MAX:
-            return self._without(features, f"not asked after {self._failures} failures: {self._problem}")
+            return self._without(inputs, f"not asked after {self._failures} failures: {self._problem}")
         began = self._clock.monotonic_ns()
+        self._last = placed = self._placed(inputs, symbols)
+        asks_whole, answer = not self._whole_problem, None
+        if asks_whole:
+            answer = await self._ask_whole(service, placed)
+        left_s = self._deadline_s - self._since(began) / 1e3
+        if answer is None and (not asks_whole or left_s >= SECOND_SHARE * self._deadline_s):
+            answer = await self._ask_simple(service, placed, left_s)
+        if answer is None:
+            return self._without(inputs, self._problem or self._whole_problem, self._since(began))
+        values = self._values(answer)
+        problem = self._judge_answer(answer)
+        return Asked(values, answer.release, self._since(began), problem, answer.explained, answer.whole)
+
+    async def _ask_whole(self, service: ModelService, inputs: ModelInputs) -> ModelAnswer | None:
         try:
-            answer = await service.predict(features, deadline_s=self._deadline_s)
+            return await service.predict(inputs, deadline_s=self._deadline_s)
+        except ModelCallError as error:
+            self.failed_calls += 1
+            self._whole_problem = f"{error.reason}: the whole graph of release {service.release} gave no answer"
+            if error.reason is UnavailableReason.DEADLINE:
+                self._whole_problem += f" within {self._deadline_s * 1e3:.0f} ms"
+            return None
+
+    async def _ask_simple(self, service: ModelService, inputs: ModelInputs, left_s: float) -> ModelAnswer | None:
+        try:
+            return await service.predict(inputs, deadline_s=left_s, whole=False)
         except ModelCallError as error:
             self._fail(f"{error.reason}: release {service.release} gave no answer")
-            return self._without(features, self._problem, self._since(began))
-        if not answer.complete:
-            names = [name for name, bad in zip(answer.models, answer.discarded, strict=True) if bad]
-            self._fail(f"bad_answer: discarded {', '.join(names)}")
+            return None
+
+    def _judge_answer(self, answer: ModelAnswer) -> str:
+        """Return why the answer is not complete; a simple model that answers nonsense is a failure."""
+        discarded = f"bad_answer: discarded {', '.join(answer.discarded)}" if answer.discarded else ""
+        if not _has_simple(answer):
+            self._fail(discarded or f"bad_answer: release {answer.release} lacks a simple model's probabilities")
+            discarded = self._problem
         else:
             self._failures, self._problem = 0, ""
-        p_up = answer.p_up
-        if answer.models != self._models:
-            p_up = p_up[:, [answer.models.index(name) for name in self._models]]
-        return Asked(p_up, answer.release, self._since(began), self._problem)
+            self.failed_calls += bool(discarded)
+        causes = (discarded, "" if answer.whole else self._whole_problem, self._lacking)
+        return "; ".join(cause for cause in causes if cause)
 
-    def _without(self, features: Float32, problem: str, waited_ms: float | None = None) -> Asked:
-        return Asked(np.full((len(features), len(self._models)), np.nan), None, waited_ms, problem)
+    def _values(self, answer: ModelAnswer) -> Float64:
+        """Return an answer in the decision's columns; models that are not in it are absent."""
+        values = np.full((len(answer.p_up), len(self.models) + len(EXTRAS)), np.nan)
+        for column, name in enumerate(self.models):
+            if name in answer.models:
+                values[:, column] = answer.p_up[:, answer.models.index(name)]
+        values[:, len(self.models) :] = answer.extras
+        return values
 
-    async def warm_up(self, features: Float32) -> None:
+    def _without(self, inputs: ModelInputs, problem: str, waited_ms: float | None = None) -> Asked:
+        return Asked(np.full((len(inputs), len(self.models) + len(EXTRAS)), np.nan), None, waited_ms, problem)
+
+    def _placed(self, inputs: ModelInputs, symbols: Sequence[str]) -> ModelInputs:
+        """Return the rows with their symbols' places in the release that is asked."""
+        places = [self._places.get(symbol, UNKNOWN_SYMBOL) for symbol in symbols]
+        return inputs.with_symbol(np.array(places, dtype=np.int64))
+
+    async def warm_up(self, inputs: ModelInputs, symbols: Sequence[str]) -> None:
         """Open the connection with patience, so that the first decision does not pay for it; counts for nothing."""
         await self._provider.refresh()
         service = self._provider.service
-        if service is None or self._refusal():
+        if service is None or self._refusal() or not len(inputs):
             return
-        try:
-            await service.predict(features, deadline_s=WARM_UP_S)
-        except ModelCallError as error:
-            self._problem = f"{error.reason}: release {service.release} gave no answer"
+        placed = self._placed(inputs, symbols)
+        for whole in (True, False):  # the smaller one is asked in need, when there is no time for a beginning
+            try:
+                await service.predict(placed, deadline_s=WARM_UP_S, whole=whole)
+            except ModelCallError as error:
+                self._problem = f"{error.reason}: release {service.release} gave no answer"
 
-    async def bare_call_ms(self, features: Float32) -> float | None:
+    async def bare_call_ms(self, inputs: ModelInputs, symbols: Sequence[str]) -> float | None:
         """Time one bare call with the decisions' own client; None where that is not possible now."""
         caller: object = self._provider.service
-        if isinstance(caller, BareCaller) and not self._refusal() and not self._failures:
+        if isinstance(caller, BareCaller) and not self._refusal() and not (self._failures or self._whole_problem):
             try:
-                return await caller.bare_call_ms(features, deadline_s=self._deadline_s)
+                return await caller.bare_call_ms(self._placed(inputs, symbols), deadline_s=self._deadline_s)
             except ModelCallError:
                 return None  # the next decision asks anyway, and says what is wrong
         return None
@@ -128,21 +197,38 @@ class ModelDesk:
         while True:
             await self._provider.refresh()
             service = self._provider.service
-            if self._failures >= FAILURES_MAX and service is not None and not self._refusal():
+            if service is not None and not self._refusal():
                 await self._probe(service)
             await self._clock.sleep(WATCH_S)
 
     async def _probe(self, service: ModelService) -> None:
-        if await service.healthy():
+        """Ask again, for nothing but to know whether it works: the known answer, then the rows of the last question."""
+        if self._whole_problem and await service.healthy() and await self._answers(service, whole=True):
+            self._failures, self._problem, self._whole_problem = 0, "", ""
+        if self._failures >= FAILURES_MAX and await self._answers(service, whole=False):
             self._failures, self._problem = 0, ""
+
+    async def _answers(self, service: ModelService, *, whole: bool) -> bool:
+        if self._last is None:
+            return True
+        try:
+            answer = await service.predict(self._last, deadline_s=self._deadline_s, whole=whole)
+        except ModelCallError:
+            return False
+        return service is self._provider.service and _has_simple(answer)
 
     def _refusal(self) -> str:
         service = self._provider.service
         if service is None:
             return self._provider.problem or "no release is active"
         if service is not self._judged:
-            # A service is of one release for good.
+            # A service is of one release for good, and a new one has failed nobody yet.
             self._judged, self._judgement = service, self._judge(service)
+            self._failures, self._problem, self._whole_problem = 0, "", ""
+            self._places = {symbol: place for place, symbol in enumerate(service.symbols)}
+            self._last = None
+            lacking = [name for name in self.models if name not in service.models]
+            self._lacking = f"release {service.release} has no {', '.join(lacking)}" if lacking else ""
         return self._judgement
 
     def _judge(self, service: ModelService) -> str:
@@ -152,7 +238,7 @@ class ModelDesk:
             )
         except FeatureMismatchError as error:
             return f"feature_mismatch: {error}"
-        missing = [name for name in self._models if name not in service.models]
+        missing = [name for name in self.models if name in SIMPLE_MODELS and name not in service.models]
         if missing:
             return f"refused: release {service.release} has no model {missing[0]}"
         return ""
@@ -164,3 +250,9 @@ class ModelDesk:
 
     def _since(self, began_ns: int) -> float:
         return (self._clock.monotonic_ns() - began_ns) / 1e6
+
+
+def _has_simple(answer: ModelAnswer) -> bool:
+    """Return whether every simple model's probabilities stand."""
+    simple = [answer.models.index(name) for name in SIMPLE_MODELS if name in answer.models]
+    return len(simple) == len(SIMPLE_MODELS) and not np.isnan(answer.p_up[:, simple]).any()

@@ -25,7 +25,8 @@ class DecisionRecord:
         level_reason: why it is not 1; empty at 1.
         action: what was decided, in the decision step's words.
         score: combined score in [-1, 1]; None where there was none.
-        outcome: everything else that the decision step said, as plain JSON values.
+        outcome: everything else that the decision step said, as plain JSON values; under ``models`` what each model
+            said, by name.
         features: the row that was decided on, float32 ``[F]``; empty where there was none.
         feature_hash: of the catalogue that gives ``features`` their names.
         release: number of the model release that answered, None at the traditional level.

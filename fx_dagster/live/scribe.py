@@ -1,20 +1,25 @@
 """From what the core decided to what is journalled: explanations of decisions, and intents of orders."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fx_dagster.core.rows import Kind
 from fx_dagster.core.trading import Act, Logged, Question, TradingCore
-from fx_dagster.decision.codes import Action, Command, Level
+from fx_dagster.decision.codes import Action, Command, Level, Regime
 from fx_dagster.decision.record import DecisionExplanation
 from fx_dagster.execution.orders import OrderIntent, Purpose, client_order_id
 from fx_dagster.live.model_desk import Asked
 from fx_dagster.live.records import DecisionRecord, KillSwitch
+from fx_dagster.models.answer import EXTRAS
 from fx_dagster.models.protocol import Float32
 
 _PURPOSES = {Action.OPEN: Purpose.OPEN, Action.CLOSE: Purpose.CLOSE, Action.MODIFY: Purpose.MODIFY}
+DIGITS = 5
+"""Of what a record keeps of an answer; the decision, and the tape, have every bit."""
 _NO_FEATURES: Float32 = np.zeros(0, dtype=np.float32)
 
 
@@ -51,12 +56,14 @@ class Scribe:
         core: what decides.
         account: its name.
         session: number of the session, part of every order's key.
+        models: names of the direction models, in the order of an answer's columns.
     """
 
-    def __init__(self, core: TradingCore, *, account: str, session: int) -> None:
+    def __init__(self, core: TradingCore, *, account: str, session: int, models: Sequence[str]) -> None:
         self._core = core
         self._account = account
         self._session = str(session)
+        self._columns = (*models, *EXTRAS)
         self._hash = core.spec.catalogue.hash
         self._base_ns = core.spec.catalogue.base.nominal_ns
 
@@ -104,7 +111,7 @@ class Scribe:
             level_reason=why(said, asked.problem if asked else "", around.journal_problem),
             action=said.action,
             score=said.score,
-            outcome=said.as_json() | {"p_up": one.p_up},
+            outcome=said.as_json() | {"p_up": one.p_up, "models": models_said(self._columns, one.answer, about, place)},
             features=question.features[place] if question is not None and place >= 0 else _NO_FEATURES,
             feature_hash=self._hash,
             release=about.release if about else None,
@@ -115,12 +122,43 @@ class Scribe:
         )
 
 
+def models_said(
+    columns: Sequence[str], answer: Sequence[float | None], asked: Asked | None, place: int
+) -> dict[str, Any]:
+    """Return what the models had said of a symbol when it was decided, as JSON values; what is absent is left out.
+
+    Args:
+        columns: names of the answer's numbers.
+        answer: the numbers that were decided on; None: absent.
+        asked: the answer that the decision waited for; None: it waited for none, and what explains it is not known.
+        place: the symbol's row in it.
+
+    Returns:
+        By column its number, ``regime`` as a word; and what explains the answer, a number or a list of them a name.
+    """
+    found: dict[str, Any] = {
+        name: _rounded(value) for name, value in zip(columns, answer, strict=True) if value is not None
+    }
+    if "regime" in found:
+        found["regime"] = Regime(int(found["regime"])).name.lower()
+    for name, values in (asked.explained if asked else {}).items():
+        row = [_rounded(value) if math.isfinite(value) else None for value in values[place].tolist()]
+        if any(value is not None for value in row):
+            # Of the regime a column has the likeliest, and what explains it is how likely each is.
+            found[f"{name}_probabilities" if name in EXTRAS else name] = row[0] if len(row) == 1 else row
+    return found
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
 def why(said: DecisionExplanation, model_problem: str, journal_problem: str) -> str:
     """Return in words why the level is not better: what the step says, and what stands behind it."""
     if said.level <= Level.FULL_AI:
         return ""
     causes = [said.level_reason]
-    if said.level >= Level.TRADITIONAL and model_problem:
+    if model_problem:
         causes.append(f"models: {model_problem}")
     if said.level >= Level.EMERGENCY and journal_problem:
         causes.append(f"journal: {journal_problem}")

@@ -163,12 +163,18 @@ class Dataset:
         return replace(self, y=y)
 
     def spec(
-        self, *, seed: int, threads: int = 0, rows_min: int = 500, may_be_constant: frozenset[str] = frozenset()
+        self,
+        *,
+        seed: int,
+        threads: int = 0,
+        rows_min: int = 500,
+        may_be_constant: frozenset[str] = frozenset(),
+        effort: float = 1.0,
     ) -> ModelSpec:
         """Return the specification of a model on these features."""
         return ModelSpec(
             self.feature_names, self.feature_hash, seed, threads, rows_min, may_be_constant, self.symbols, self.base,
-            self.horizon_bars,
+            self.horizon_bars, effort,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fx_dagster.errors import ReleaseError
+from fx_dagster.errors import ReleaseError, TrainingError
 from fx_dagster.market.timeframes import Timeframe
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class ModelSpec:
         symbols: canonical symbols that the model learns on; a row's ``symbol`` is a place in it.
         base: timeframe of the rows.
         horizon_bars: bars after which the label is known.
+        effort: share of the training budget of networks and agents, in (0, 1].
+        parameters: values that replace those of the same name among a family's own parameters.
     """
 
     feature_names: tuple[str, ...]
@@ -59,6 +61,21 @@ class ModelSpec:
     symbols: tuple[str, ...] = ()
     base: Timeframe = Timeframe.H1
     horizon_bars: int = 12
+    effort: float = 1.0
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def parameters_of(self, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a family's parameters, ``own`` with the replacements of this specification.
+
+        Raises:
+            TrainingError: the family ``name`` has no such parameter; the message names it.
+        """
+        unknown = sorted(set(self.parameters) - set(own))
+        if unknown:
+            raise TrainingError(
+                f"{name} has no parameter {', '.join(unknown)}", mend=f"its parameters are {', '.join(sorted(own))}"
+            )
+        return {**own, **self.parameters}
 
     @property
     def jobs(self) -> int:
@@ -104,6 +121,28 @@ class ModelCard:
         return cls(**{**plain, "feature_names": tuple(plain["feature_names"])})
 
 
+class HasTensors(Protocol):
+    """Rows that know their tensors by name."""
+
+    def tensors(self) -> dict[str, NDArray]:
+        """Return what a graph takes, n rows each."""
+        ...
+
+
+class Exportable(Protocol):
+    """What is compared with its own graph: any model, over the rows that it takes."""
+
+    name: str
+
+    def predict(self, rows: Any, /) -> Answers:
+        """Return what it says of rows."""
+        ...
+
+    def to_onnx(self) -> bytes:
+        """Return its graph."""
+        ...
+
+
 class Model(Protocol):
     """A model family.
 
@@ -117,8 +156,16 @@ class Model(Protocol):
 
     name: str
     spec: ModelSpec
-    inputs: tuple[str, ...]
-    outputs: Mapping[str, int]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors that its graph takes, in order."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """Columns of each output of its graph."""
+        ...
 
     def fit(self, rows: "Dataset", sample_weight: Float64 | None = None) -> Self:
         """Fit on training rows; nothing else of the data set is looked at.

@@ -16,14 +16,18 @@ PARAMETERS: dict[str, Any] = {
     "max_features": "sqrt",
     "min_samples_leaf": 60,
 }
-"""The same for every data set: never tuned on what is reported."""
+"""The same for every data set, unless ``ModelSpec.parameters`` says otherwise: never tuned on what is reported."""
 
 SAMPLES_MAX = 30_000
 """Rows drawn for a tree at most: overlapping labels repeat themselves, more rows cost time and add little."""
 
 
 class RandomForestModel:
-    """p(up) from a forest."""
+    """p(up) from a forest.
+
+    Raises:
+        TrainingError: the specification names a parameter that is not among ``PARAMETERS``.
+    """
 
     name = "random_forest"
     inputs = (INPUT_NAME,)
@@ -31,6 +35,7 @@ class RandomForestModel:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self._parameters = spec.parameters_of(self.name, PARAMETERS)
         self._forest: Any = None
         self._rows = 0
         self._up_share = 0.0
@@ -45,7 +50,7 @@ class RandomForestModel:
 
         require_trainable(self.name, rows.X, rows.y, sample_weight, self.spec)
         forest = RandomForestClassifier(
-            **PARAMETERS,
+            **self._parameters,
             max_samples=min(len(rows), SAMPLES_MAX),
             random_state=self.spec.seed,
             n_jobs=self.spec.jobs,
@@ -97,7 +102,7 @@ class RandomForestModel:
             rows=self._rows,
             up_share=self._up_share,
             seed=self.spec.seed,
-            parameters={**PARAMETERS, "max_samples": min(self._rows, SAMPLES_MAX)},
+            parameters={**self._parameters, "max_samples": min(self._rows, SAMPLES_MAX)},
             importance=self.importance(),
             libraries={"scikit-learn": sklearn.__version__},
         )

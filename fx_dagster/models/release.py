@@ -4,16 +4,25 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fx_dagster.errors import ReleaseError
-from fx_dagster.models.protocol import Float32, Float64
+from fx_dagster.models.answer import SIMPLE_MODELS
+from fx_dagster.models.graph import outputs_of
+from fx_dagster.models.inputs import TENSORS, ModelInputs
+from fx_dagster.models.protocol import Float64
 
-FORMAT = 1
-SIMPLE = "simple"
+FORMAT: Final = 2
+SIMPLE: Final = "simple"
 """The ensemble of the two tree models."""
+ENSEMBLE: Final = "ensemble"
+"""The ensemble of all models; a release of simple models alone has none."""
+TOLERANCE: Final[Mapping[str, float]] = {"cpu": 1e-5, "gpu": 5e-3}
+"""Largest difference from the recorded answers, relative where these are greater than 1: a GPU computes networks in
+FP16, whose numbers have 11 significant bits."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +30,50 @@ class Canary:
     """Fixed inputs with the answers recorded when the release was made.
 
     Attributes:
-        features: k rows of F values.
-        p_up: answers by model, k values each.
+        tensors: k rows of each tensor that comes from outside, nested lists by name; ``time`` is int64 ns UTC.
+        outputs: k rows of each tensor that the graph answers, nested lists by name.
     """
 
-    features: tuple[tuple[float, ...], ...]
-    p_up: Mapping[str, tuple[float, ...]]
+    tensors: Mapping[str, list]
+    outputs: Mapping[str, list]
 
-    def inputs(self) -> Float32:
-        """Return the rows, float32 ``[k, F]``."""
-        return np.asarray(self.features, dtype=np.float32)
+    @classmethod
+    def of(cls, inputs: ModelInputs, outputs: Mapping[str, NDArray]) -> Self:
+        """Record inputs and what was answered."""
+        tensors = {name: _plain(getattr(inputs, name)) for name in TENSORS}
+        return cls(tensors, {name: _plain(values) for name, values in outputs.items()})
 
-    def answers(self, models: tuple[str, ...]) -> Float64:
-        """Return the recorded answers, float64 ``[k, M]``."""
-        return np.column_stack([np.asarray(self.p_up[name], dtype=np.float64) for name in models])
+    def inputs(self) -> ModelInputs:
+        """Return the k rows."""
+        rows = len(self.tensors["features"])
+        sequence, chart = (np.asarray(self.tensors[name], dtype=np.float32) for name in ("sequence", "chart"))
+        return ModelInputs(
+            features=np.asarray(self.tensors["features"], dtype=np.float32),
+            # Nested lists do not tell the shape of rows without windows.
+            sequence=sequence if sequence.ndim == 3 else sequence.reshape(rows, 0, 0),
+            chart=chart if chart.ndim == 4 else chart.reshape(rows, 0, 0, 0),
+            time=np.asarray(self.tensors["time"], dtype=np.int64),
+            symbol=np.asarray(self.tensors["symbol"], dtype=np.int64),
+        )
+
+    def answers(self) -> dict[str, Float64]:
+        """Return the recorded answers, float64 ``[k, …]`` by name."""
+        return {name: np.asarray(values, dtype=np.float64) for name, values in self.outputs.items()}
+
+    def difference(self, found: Mapping[str, object]) -> float:
+        """Return the largest difference of answers from the recorded ones.
+
+        It is relative where a recorded answer is greater than 1, and infinite where an answer is NaN, missing or of
+        another shape. Only names in ``found`` are compared.
+        """
+        recorded, worst = self.answers(), 0.0
+        for name, values in found.items():
+            wanted = recorded.get(name)
+            if wanted is None or not isinstance(values, np.ndarray) or values.shape != wanted.shape:
+                return np.inf
+            off = np.abs(values - wanted) / np.maximum(1.0, np.abs(wanted))
+            worst = max(worst, float(np.nan_to_num(off, nan=np.inf).max(initial=0.0)))
+        return worst
 
 
 @dataclass(frozen=True)
@@ -44,8 +83,12 @@ class ReleaseManifest:
     Attributes:
         version: number of the release, from 1; also Triton's version number of every model in it.
         created_at: ISO 8601, UTC.
-        models: names of the member models, in the order of an answer's columns.
-        feature_names: input columns, in order.
+        models: direction models, in the order of an answer's columns of p(up).
+        members: all models, in the graph's order (:data:`fx_dagster.models.graph.GRAPH`).
+        symbols: canonical symbols that it was trained on; a row's ``symbol`` is a place in it.
+        quantised: members that are served in INT8.
+        device: ``cpu`` or ``gpu``: what its configurations were rendered for.
+        feature_names: columns of ``features``, in order.
         feature_hash: hash of the feature catalogue.
         files: path below the model repository → SHA-256, hexadecimal, for every file.
         canary: inputs with known answers.
@@ -57,6 +100,10 @@ class ReleaseManifest:
     version: int
     created_at: str
     models: tuple[str, ...]
+    members: tuple[str, ...]
+    symbols: tuple[str, ...]
+    quantised: tuple[str, ...]
+    device: str
     feature_names: tuple[str, ...]
     feature_hash: str
     files: Mapping[str, str]
@@ -71,18 +118,43 @@ class ReleaseManifest:
         return f"{model}-r{self.version}"
 
     @property
+    def has_ensemble(self) -> bool:
+        """Whether there is more in it than the simple models."""
+        return not set(self.members) <= set(SIMPLE_MODELS)
+
+    @property
+    def simple(self) -> str:
+        """Name under which Triton serves the simple models together."""
+        return self.served_name(SIMPLE)
+
+    @property
     def ensemble(self) -> str:
         """Name under which Triton serves the release's whole graph."""
-        return self.served_name(SIMPLE)
+        return self.served_name(ENSEMBLE if self.has_ensemble else SIMPLE)
 
     @property
     def served_names(self) -> tuple[str, ...]:
         """All names that Triton loads, members first."""
-        return (*(self.served_name(model) for model in self.models), self.ensemble)
+        graphs = (SIMPLE, ENSEMBLE) if self.has_ensemble else (SIMPLE,)
+        return tuple(self.served_name(name) for name in (*self.members, *graphs))
+
+    @property
+    def simple_models(self) -> tuple[str, ...]:
+        """The simple models among :attr:`models`."""
+        return tuple(name for name in self.models if name in SIMPLE_MODELS)
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference from the canary's answers that a server may have."""
+        return TOLERANCE[self.device]
+
+    def outputs(self, *, whole: bool = True) -> tuple[str, ...]:
+        """Return the tensors that the graph answers; of the simple models alone if not ``whole``."""
+        return outputs_of(self.members if whole else self.simple_models)
 
     def to_json(self) -> str:
         """Return the canonical JSON text (sorted keys)."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical JSON text."""
@@ -93,18 +165,27 @@ class ReleaseManifest:
         """Read :meth:`to_json`.
 
         Raises:
-            ReleaseError: the text is no manifest of this format; ``place`` is named.
+            ReleaseError: the text is no manifest, or one of another format; ``place`` is named.
         """
         try:
             plain = json.loads(text)
-            canary = Canary(
-                tuple(tuple(row) for row in plain["canary"]["features"]),
-                {name: tuple(values) for name, values in plain["canary"]["p_up"].items()},
-            )
-            listed = {name: tuple(plain[name]) for name in ("models", "feature_names")}
-            manifest = cls(**{**plain, **listed, "canary": canary})
+            found = plain.get("format", FORMAT)
+            if found == FORMAT:
+                listed = {name: tuple(plain[name]) for name in _LISTED}
+                canary = Canary(**plain["canary"])
+                manifest = cls(**{**plain, **listed, "canary": canary})
+                if manifest.device not in TOLERANCE:
+                    raise ValueError(f"device {manifest.device!r}")
+                return manifest
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ReleaseError(f"{place}: not a release manifest ({error})", mend="release again") from error
-        if manifest.format != FORMAT:
-            raise ReleaseError(f"{place}: format {manifest.format}, this code reads {FORMAT}", mend="release again")
-        return manifest
+        raise ReleaseError(f"{place}: format {found}, this code reads {FORMAT}", mend="release again")
+
+
+_LISTED: Final = ("models", "members", "symbols", "quantised", "feature_names")
+
+
+def _plain(values: NDArray) -> list:
+    """Return nested lists that JSON and PostgreSQL's jsonb give back as they are: these know no negative zero."""
+    plain: list = (values + np.zeros((), values.dtype)).tolist()
+    return plain

@@ -7,13 +7,22 @@ inside the deadline; an answer that arrives has been validated.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from fx_dagster.errors import FeatureMismatchError, ModelUnavailableError
+from fx_dagster.models.answer import (
+    ATTENTION,
+    EXTRAS,
+    REGIMES,
+    SIMPLE_MODELS,
+    SIZE_MAX,
+    attention_scores,
+    regime_codes,
+)
 from fx_dagster.models.inputs import ModelInputs
-from fx_dagster.models.protocol import Float64
+from fx_dagster.models.protocol import OUTPUT_NAME, Float64
 
 
 class UnavailableReason(StrEnum):
@@ -136,34 +145,96 @@ def require_same_features(
     )
 
 
-def validated(outputs: Mapping[str, object], models: Sequence[str], rows: int) -> tuple[Float64, tuple[int, ...]]:
-    """Return p(up) ``[rows, M]`` and how many values of each model were unusable.
+_PROBABILITY: Final = (0.0, 1.0)
+_FINITE: Final = (float(np.finfo(np.float64).min), float(np.finfo(np.float64).max))
+_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "regime": _PROBABILITY,
+    "confidence": _PROBABILITY,
+    "timing": _PROBABILITY,
+    "size": (0.0, SIZE_MAX),
+    "patterns": _PROBABILITY,
+}
+"""Smallest and largest value of an output; p(up) is a probability, others need only be finite."""
+_WIDTHS: Final[Mapping[str, int]] = {"regime": len(REGIMES), "confidence": 1, "timing": 3, "size": 1}
+_PLAIN_EXTRAS: Final = frozenset({"confidence", "size", "timing"})
+"""Outputs that stand in :data:`fx_dagster.models.answer.EXTRAS` as they are."""
+_P_UP: Final = f"{OUTPUT_NAME}_"
 
-    A model whose output is missing, of another shape or type, not finite or outside [0, 1] loses its whole column:
-    a model that is wrong for one symbol is not believed for another.
+
+@dataclass(frozen=True)
+class Validated:
+    """What of a server's answer can be used; the fields are those of :class:`ModelAnswer`."""
+
+    p_up: Float64
+    extras: Float64
+    explained: Mapping[str, Float64]
+    discarded: tuple[str, ...]
+
+
+def validated(
+    outputs: Mapping[str, object], models: Sequence[str], rows: int, expected: Sequence[str] | None = None
+) -> Validated:
+    """Return what can be used of the tensors that a release's graph answered.
+
+    A tensor that is missing, of another shape or type, not finite or out of its range in any row loses all its rows: a
+    model that is wrong for one symbol is not believed for another.
+
+    Args:
+        outputs: what came, by name (:func:`fx_dagster.models.graph.outputs_of`).
+        models: direction models that were asked: the columns of p(up).
+        rows: number of rows that were asked.
+        expected: names that must be there; default: p(up) of ``models``.
 
     Raises:
-        ModelCallError: no model's column is usable (``bad_answer``).
+        ModelCallError: p(up) of no simple model is usable (``bad_answer``).
     """
-    p_up = np.full((rows, len(models)), np.nan)
-    discarded = []
-    for column, name in enumerate(models):
-        bad = _unusable(outputs.get(name), rows)
-        discarded.append(bad)
-        if bad == 0:
-            p_up[:, column] = np.asarray(outputs[name]).reshape(rows)
-    if rows and all(discarded):
+    names = [f"{_P_UP}{name}" for name in models] if expected is None else expected
+    usable = {name: _usable(name, outputs.get(name), rows) for name in names}
+    good = {name: values for name, values in usable.items() if values is not None}
+    simple = [name for name in models if name in SIMPLE_MODELS]
+    if rows and not any(f"{_P_UP}{name}" in good for name in simple):
         raise ModelCallError(
             UnavailableReason.BAD_ANSWER,
-            f"no usable probability from {', '.join(models)} for {rows} rows",
+            f"no usable probability from {', '.join(simple) or 'any simple model'} for {rows} rows",
             mend="see the server's log; roll back if it stays so",
         )
-    return p_up, tuple(discarded)
+    p_up = np.full((rows, len(models)), np.nan)
+    for column, name in enumerate(models):
+        if f"{_P_UP}{name}" in good:
+            p_up[:, column] = good[f"{_P_UP}{name}"][:, 0]
+    explained = {
+        name: values for name, values in good.items() if name not in _PLAIN_EXTRAS and not name.startswith(_P_UP)
+    }
+    return Validated(p_up, _extras(good, rows), explained, tuple(name for name in names if name not in good))
 
 
-def _unusable(output: object, rows: int) -> int:
-    """Return how many of a model's values cannot be used; a wrong shape or type spoils all (at least one)."""
-    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or output.shape not in ((rows,), (rows, 1)):
-        return max(rows, 1)
-    # NaN fails both comparisons.
-    return int(rows - np.count_nonzero((output >= 0.0) & (output <= 1.0)))
+def _extras(good: Mapping[str, Float64], rows: int) -> Float64:
+    """Return the columns of :data:`EXTRAS` from usable tensors; NaN where one is not there."""
+    columns: dict[str, Float64] = {}
+    for name in ("confidence", "size"):
+        if name in good:
+            columns[name] = good[name][:, 0]
+    if "regime" in good:
+        columns["regime"] = regime_codes(good["regime"])
+    if f"{_P_UP}{ATTENTION}" in good:
+        columns["attention"] = attention_scores(good[f"{_P_UP}{ATTENTION}"][:, 0])
+    if "timing" in good:
+        columns |= dict(zip(("enter", "exit_long", "exit_short"), good["timing"].T, strict=True))
+    absent = np.full(rows, np.nan)
+    return np.column_stack([columns.get(name, absent) for name in EXTRAS])
+
+
+def _usable(name: str, output: object, rows: int) -> Float64 | None:
+    """Return a tensor as float64 ``[rows, w]``; None: its shape, type or a value is not what it must be."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or not output.ndim or len(output) != rows:
+        return None
+    values = output.reshape(rows, -1 if output.size else 0).astype(np.float64)
+    is_p_up = name.startswith(_P_UP)
+    width = 1 if is_p_up else _WIDTHS.get(name, values.shape[1])
+    if not rows:
+        return np.empty((0, width))
+    low, high = _PROBABILITY if is_p_up else _LIMITS.get(name, _FINITE)
+    # Of values with a NaN among them the smallest is NaN, which fails the comparison.
+    if values.shape[1] != width or (values.size and not (values.min() >= low and values.max() <= high)):
+        return None
+    return values

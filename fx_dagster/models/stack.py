@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fx_dagster.errors import TrainingError
 from fx_dagster.models.answer import BASE_MODELS
 from fx_dagster.models.dataset import Dataset
-from fx_dagster.models.protocol import Float64
+from fx_dagster.models.protocol import Float64, ModelSpec
 
 STACKED: Final = (*(f"p_up_{name}" for name in BASE_MODELS), "regime")
 """Tensors beside those of the rows: p(up) of each base model, float32 ``[N, 1]``, and ``regime`` float32 ``[N, 4]``."""
@@ -76,3 +76,55 @@ class StackedRows(Dataset):
             columns["p_up_meta"] = self.meta[:, None]
         own = {name: values.astype(np.float32) for name, values in {**columns, "regime": self.regime}.items()}
         return {**super().tensors(), **own}
+
+
+def require_stacked(name: str, rows: Dataset, *, meta: bool = False) -> StackedRows:
+    """Return rows as those that a model stands on others with.
+
+    Args:
+        name: the model's name, for messages.
+        rows: to check.
+        meta: whether it stands on the meta model too.
+
+    Raises:
+        TrainingError: nothing was said of the rows, or an answer is no probability.
+    """
+    if not isinstance(rows, StackedRows) or (meta and rows.meta is None):
+        raise TrainingError(
+            f"{name}: the rows lack the answers of {'the meta model' if meta else 'the base models'}",
+            mend="put out-of-fold answers beside them with StackedRows.of",
+        )
+    said = [rows.said, rows.regime] if rows.meta is None else [rows.said, rows.regime, rows.meta]
+    if any(((table < 0.0) | (table > 1.0)).any() for table in said):
+        raise TrainingError(f"{name}: an answer lies outside [0, 1]", mend="train the model that gave it again")
+    return rows
+
+
+def require_stackable(
+    name: str, rows: Dataset, outcome: NDArray, spec: ModelSpec, *, meta: bool = False
+) -> StackedRows:
+    """Return training rows of a model that stands on others.
+
+    Args:
+        name: the model's name, for messages.
+        rows: to check.
+        outcome: what is learned, ``[n]``.
+        spec: of the model.
+        meta: whether it stands on the meta model too.
+
+    Raises:
+        TrainingError: as :func:`require_stacked`; or there are too few rows, or one outcome only.
+    """
+    stacked = require_stacked(name, rows, meta=meta)
+    if len(rows) < spec.rows_min:
+        raise TrainingError(
+            f"{name}: {len(rows)} training rows, {spec.rows_min} are needed",
+            mend="use a longer history or fewer folds (FX_TRAINING_FOLDS), or lower FX_TRAINING_ROWS_MIN",
+        )
+    found = np.unique(outcome)
+    if not np.array_equal(found, (0, 1)):
+        raise TrainingError(
+            f"{name}: outcomes are only {found.tolist()}, both 0 and 1 are needed",
+            mend="use a longer history, or check the labels",
+        )
+    return stacked

@@ -1,10 +1,9 @@
 """Fitting and judging: out-of-fold predictions over purged splits, and the model that is released."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from fx_dagster.errors import TrainingError
@@ -61,6 +60,62 @@ def judged(dataset: Dataset, p_up: Float64, index: Index | None = None) -> Judge
     return Judged(rows.y, p_up, rows.forward_return, rows.cost, rows.time, rows.end_time)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What models said of rows that they had not seen; n rows of the data set.
+
+    Attributes:
+        name: the family's name.
+        answers: every output, float64 ``[n, w]`` by name; NaN where a row was in no test fold.
+        fold: int32 ``[n]``; -1 there.
+        importance: mean share of each input over the folds.
+    """
+
+    name: str
+    answers: Answers
+    fold: NDArray[np.int32]
+    importance: Mapping[str, float]
+
+    @property
+    def tested(self) -> NDArray[np.bool_]:
+        """Rows that have an answer."""
+        return np.asarray(self.fold != NOT_TESTED)
+
+
+def answer_out_of_fold(
+    factory: ModelFactory,
+    spec: ModelSpec,
+    dataset: Dataset,
+    splits: Iterable[Split],
+    *,
+    progress: Progress | None = None,
+) -> Answered:
+    """Fit one model a split and let it answer its test rows.
+
+    Raises:
+        TrainingError: a split leaks, a row is tested twice, there is no split, or a fit is refused.
+    """
+    pairs = list(splits)
+    if not pairs:
+        raise TrainingError("no splits to cross-validate over", mend="use a longer history or fewer folds")
+    fold = np.full(len(dataset), NOT_TESTED, dtype=np.int32)
+    answers: dict[str, Float64] = {}
+    shares, name = [], ""
+    for number, (train, test) in enumerate(pairs):
+        require_no_leak(dataset, train, test, number)
+        if (fold[test] != NOT_TESTED).any():
+            raise TrainingError(f"fold {number} tests rows that an earlier fold tested", mend="use disjoint test folds")
+        model = factory(spec).fit(dataset.take(train))
+        for output, values in model.predict(dataset.take(test)).items():
+            answers.setdefault(output, np.full((len(dataset), values.shape[1]), np.nan))[test] = values
+        fold[test], name = number, model.name
+        shares.append(model.importance())
+        if progress is not None:
+            progress(name, number + 1, len(pairs))
+    mean = {key: float(np.mean([share[key] for share in shares])) for key in shares[0]}
+    return Answered(name, answers, fold, mean)
+
+
 def cross_validate(
     factory: ModelFactory,
     spec: ModelSpec,
@@ -69,41 +124,23 @@ def cross_validate(
     *,
     progress: Progress | None = None,
 ) -> OutOfFold:
-    """Fit one model a split and predict its test rows.
+    """Fit one direction model a split, and judge what it says of its test rows.
 
     Raises:
-        TrainingError: a split leaks, a row is tested twice, there is no split, or a fit is refused.
+        TrainingError: as of :func:`answer_out_of_fold`.
     """
-    pairs = list(splits)
-    if not pairs:
-        raise TrainingError("no splits to cross-validate over", mend="use a longer history or fewer folds")
-    p_up = np.full(len(dataset), np.nan)
-    fold = np.full(len(dataset), NOT_TESTED, dtype=np.int32)
-    answers: dict[str, Float64] = {}
-    fold_metrics, shares, name = [], [], ""
-    for number, (train, test) in enumerate(pairs):
-        require_no_leak(dataset, train, test, number)
-        if (fold[test] != NOT_TESTED).any():
-            raise TrainingError(f"fold {number} tests rows that an earlier fold tested", mend="use disjoint test folds")
-        model = factory(spec).fit(dataset.take(train))
-        said = model.predict(dataset.take(test))
-        for output, values in said.items():
-            answers.setdefault(output, np.full((len(dataset), values.shape[1]), np.nan))[test] = values
-        p_up[test], fold[test] = said[OUTPUT_NAME][:, 0], number
-        fold_metrics.append(evaluate(judged(dataset, p_up[test], test), seed=spec.seed))
-        shares.append(model.importance())
-        name = model.name
-        if progress is not None:
-            progress(name, number + 1, len(pairs))
-    tested = np.flatnonzero(fold != NOT_TESTED)
+    found = answer_out_of_fold(factory, spec, dataset, splits, progress=progress)
+    p_up, fold = found.answers[OUTPUT_NAME][:, 0], found.fold
+    folds = [np.flatnonzero(fold == number) for number in range(int(fold.max()) + 1)]
+    tested = np.flatnonzero(found.tested)
     return OutOfFold(
-        name=name,
+        name=found.name,
         p_up=p_up,
         fold=fold,
-        fold_metrics=tuple(fold_metrics),
+        fold_metrics=tuple(evaluate(judged(dataset, p_up[test], test), seed=spec.seed) for test in folds),
         metrics=evaluate(judged(dataset, p_up[tested], tested), seed=spec.seed),
-        answers=answers,
-        importance={key: float(np.mean([share[key] for share in shares])) for key in shares[0]},
+        answers=found.answers,
+        importance=found.importance,
     )
 
 
@@ -124,29 +161,6 @@ def require_no_leak(dataset: Dataset, train: Index, test: Index, number: int) ->
         )
 
 
-def predictions_frame(dataset: Dataset, results: Iterable[OutOfFold]) -> pd.DataFrame:
-    """Return PREDICTIONS: ``time, symbol, fold, up, p_up_<model>…`` of the rows that every model was tested on.
-
-    Raises:
-        TrainingError: models were tested over different folds.
-    """
-    found = list(results)
-    first = found[0]
-    for other in found[1:]:
-        if not np.array_equal(first.fold, other.fold):
-            raise TrainingError(f"{first.name} and {other.name} were tested over different folds", mend="use one split")
-    rows = np.flatnonzero(first.tested)
-    frame = pd.DataFrame(
-        {
-            "time": dataset.time[rows],
-            "symbol": np.asarray(dataset.symbols, dtype=object)[dataset.symbol_code[rows]],
-            "fold": first.fold[rows],
-            "up": dataset.y[rows],
-        }
-    )
-    return frame.assign(**{f"p_up_{result.name}": result.p_up[rows] for result in found})
-
-
 def fit_release(
     factory: ModelFactory, spec: ModelSpec, dataset: Dataset, train: Index, holdout: Index | None = None
 ) -> tuple[Model, ModelArtifact]:
@@ -159,11 +173,22 @@ def fit_release(
         TrainingError: the fit is refused, the split leaks, or the graph's answers differ.
     """
     model = factory(spec).fit(dataset.take(train))
+    artifact = proved(model, dataset.take(train))
+    if holdout is None or not len(holdout):
+        return model, artifact
+    require_no_leak(dataset, train, holdout, NOT_TESTED)
+    p_up = model.predict(dataset.take(holdout))[OUTPUT_NAME][:, 0]
+    judgement = evaluate(judged(dataset, p_up, holdout), seed=spec.seed)
+    return model, artifact.with_metrics({"holdout": judgement.to_dict()})
+
+
+def proved(model: Model, rows: Dataset) -> ModelArtifact:
+    """Export a fitted model; the card's ``onnx_parity`` is the largest difference of its graph on some of the rows.
+
+    Raises:
+        TrainingError: the graph's answers differ.
+    """
     content = model.to_onnx()
-    sample = train[np.linspace(0, len(train) - 1, min(len(train), _PARITY_ROWS)).astype(np.intp)]
-    metrics: dict[str, object] = {"onnx_parity": require_parity(model, dataset.take(sample), content)}
-    if holdout is not None and len(holdout):
-        require_no_leak(dataset, train, holdout, NOT_TESTED)
-        p_up = model.predict(dataset.take(holdout))[OUTPUT_NAME][:, 0]
-        metrics["holdout"] = evaluate(judged(dataset, p_up, holdout), seed=spec.seed).to_dict()
-    return model, ModelArtifact(model.name, content, replace(model.card(), metrics=metrics))
+    sample = np.linspace(0, len(rows) - 1, min(len(rows), _PARITY_ROWS)).astype(np.intp)
+    parity = require_parity(model, rows.take(sample), content)
+    return ModelArtifact(model.name, content, model.card()).with_metrics({"onnx_parity": parity})

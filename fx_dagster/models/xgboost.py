@@ -21,11 +21,15 @@ PARAMETERS: dict[str, Any] = {
     "reg_lambda": 10.0,
     "max_bin": 64,
 }
-"""The same for every data set: never tuned on what is reported."""
+"""The same for every data set, unless ``ModelSpec.parameters`` says otherwise: never tuned on what is reported."""
 
 
 class XGBoostModel:
-    """p(up) from boosted trees."""
+    """p(up) from boosted trees.
+
+    Raises:
+        TrainingError: the specification names a parameter that is not among ``PARAMETERS``.
+    """
 
     name = "xgboost"
     inputs = (INPUT_NAME,)
@@ -33,6 +37,7 @@ class XGBoostModel:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self._parameters = spec.parameters_of(self.name, PARAMETERS)
         self._booster: Any = None
         self._rows = 0
         self._up_share = 0.0
@@ -47,7 +52,7 @@ class XGBoostModel:
 
         require_trainable(self.name, rows.X, rows.y, sample_weight, self.spec)
         classifier = xgboost.XGBClassifier(
-            **PARAMETERS,
+            **self._parameters,
             objective="binary:logistic",
             tree_method="hist",
             # Given, not estimated: the graph then holds exactly this prior.
@@ -92,7 +97,7 @@ class XGBoostModel:
             rows=self._rows,
             up_share=self._up_share,
             seed=self.spec.seed,
-            parameters=PARAMETERS,
+            parameters=self._parameters,
             importance=self.importance(),
             libraries={"xgboost": xgboost.__version__},
         )

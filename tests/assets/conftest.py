@@ -72,7 +72,9 @@ def filled() -> Iterator[Installation]:
     """Six months of the sample, as far as labels; shared by a module, which must not change it."""
     home = Path(tempfile.mkdtemp(prefix="fx-assets-"))
     saved = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith(("FX_", "DAGSTER_"))}
-    os.environ |= {"FX_HOME": str(home), "FX_TRAINING_ROWS_MIN": "200", "FX_TRAINING_FOLDS": "3"}
+    os.environ |= {"FX_HOME": str(home), "FX_TRAINING_ROWS_MIN": "200", "FX_TRAINING_FOLDS": "3",
+        "FX_TRAINING_EFFORT": "0.1",
+    }
     made = installation(home)
     try:
         for group in ("market_data", "features"):

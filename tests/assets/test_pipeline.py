@@ -72,7 +72,8 @@ def test_models_are_judged_out_of_fold_and_pass_their_checks(filled):
     result = filled.run("models", partitioned=False)
     assert result.success
     blocking = [c for c in result.get_asset_check_evaluations() if c.severity is dg.AssetCheckSeverity.ERROR]
-    assert len(blocking) == 3 * len(MODEL_ASSETS)
+    # Five of each base model, three of the meta model, one of regime, confidence and agents each.
+    assert len(blocking) == 5 * len(MODEL_ASSETS) + 3 + 3
     assert all(check.passed for check in blocking)
     predictions = filled.lake.read("out_of_fold_xgboost")
     labels = filled.lake.read("labels", symbol="EURUSD")

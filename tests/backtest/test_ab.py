@@ -8,13 +8,15 @@ from fx_dagster.backtest.bootstrap import daily_table
 from fx_dagster.decision.config import traditional_control
 from fx_dagster.errors import DataError
 
+from .conftest import SMALL
+
 
 @pytest.fixture(scope="module")
 def runs(make_history):
     from fx_dagster.decision.config import step_config
     from fx_dagster.settings import CostSettings, RiskSettings
 
-    config = step_config(RiskSettings(), CostSettings(), paper=True)
+    config = step_config(RiskSettings(), CostSettings(), paper=True, **SMALL)
     history = make_history(skill=0.2)
     return replay_both(history, config, traditional_control(config), initial_balance=10_000.0, leverage=30.0)
 

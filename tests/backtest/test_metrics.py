@@ -8,6 +8,8 @@ from fx_dagster.backtest.metrics import daily_returns, max_drawdown, sharpe, sor
 from fx_dagster.backtest.replay import replay
 from fx_dagster.decision.config import traditional_control
 
+from .conftest import SMALL
+
 
 def at(text):
     return pd.Timestamp(text, tz="America/New_York").value
@@ -39,7 +41,7 @@ def runs(make_history):
     from fx_dagster.decision.config import step_config
     from fx_dagster.settings import CostSettings, RiskSettings
 
-    config = step_config(RiskSettings(), CostSettings(), paper=True)
+    config = step_config(RiskSettings(), CostSettings(), paper=True, **SMALL)
     history = make_history(skill=0.2)
     return tuple(
         replay(history, one, initial_balance=10_000.0, leverage=30.0) for one in (config, traditional_control(config))

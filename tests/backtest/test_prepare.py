@@ -2,9 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fx_dagster.backtest.prepare import SymbolHistory, prepare
+from fx_dagster.backtest.prepare import MODEL_COLUMNS, SymbolHistory, model_columns, prepare
+from fx_dagster.decision.answers import take_answer
+from fx_dagster.decision.rows import CLASSICAL
 from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.market.timeframes import HOUR_NS, Timeframe
+from fx_dagster.models.answer import EXTRAS
 
 
 def test_rows_say_what_was_known_at_the_close(make_history):
@@ -38,7 +41,7 @@ def test_nothing_looks_ahead(make_bars, make_symbol_history):
 
 
 def test_indicators_that_warm_up_do_not_vote(make_history):
-    votes = make_history().market.inputs["votes"]
+    votes = make_history().market.inputs["votes"][..., :CLASSICAL]
     assert np.isnan(votes[:150]).all()
     assert np.isfinite(votes[1_000:]).all()
 
@@ -74,9 +77,49 @@ def test_a_missing_prediction_is_nan(make_bars, make_symbol_history):
     said = pd.DataFrame(
         {"time": bars["time"][100:], "symbol": "EURUSD", "p_up_xgboost": 0.6, "p_up_random_forest": 0.4}
     )
-    p_up = prepare({"EURUSD": make_symbol_history(bars, said)}, Timeframe.H1).market.inputs["p_up"]
+    inputs = prepare({"EURUSD": make_symbol_history(bars, said)}, Timeframe.H1).market.inputs
+    p_up = inputs["p_up"]
     assert np.isnan(p_up[:100]).all()
-    assert p_up[100, 0].tolist() == [0.6, 0.4]
+    # What the frame has no column of is absent: deep models, meta, and all that is said beside probabilities.
+    np.testing.assert_array_equal(p_up[100, 0], [0.6, 0.4, np.nan, np.nan, np.nan])
+    for name in ("confidence", "size", "timing"):
+        assert np.isnan(inputs[name]).all()
+    assert np.isnan(inputs["votes"][..., CLASSICAL]).all()
+    assert not inputs["regime"].any()
+
+
+def test_a_whole_answer_is_taken_as_the_live_session_takes_it(make_bars, make_symbol_history, make_predictions):
+    bars = make_bars("EURUSD", 300, 1)
+    said = make_predictions(bars, 3, whole=True)
+    said.loc[::7, "confidence"] = 1.2
+    said.loc[::5, "size"] = -0.1
+    said.loc[::4, "enter"] = np.inf
+    shuffled = said.sample(frac=0.8, random_state=1).assign(symbol="EURUSD")
+    got = prepare({"EURUSD": make_symbol_history(bars, shuffled)}, Timeframe.H1).market.inputs[:, 0]
+    known = np.isin(bars["time"], shuffled["time"])
+    expected = np.zeros(len(bars), got.dtype)
+    for row, (values, there) in enumerate(zip(said[[*MODEL_COLUMNS, *EXTRAS]].to_numpy(), known, strict=True)):
+        take_answer(expected[row], values if there else np.full(len(values), np.nan))
+    for name in ("p_up", "confidence", "regime", "size", "timing"):
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+    np.testing.assert_array_equal(got["votes"][:, CLASSICAL], expected["votes"][:, CLASSICAL])
+    assert np.isnan(got["confidence"][::7]).all()
+    assert np.isfinite(got["confidence"]).sum() > 150
+    np.testing.assert_array_equal(got["version"], np.arange(len(bars)))
+
+
+def test_agreement_of_other_symbols_is_of_classical_votes(make_history):
+    said, unsaid = (make_history("EURUSD", "GBPUSD", models=models, whole=models).market.inputs for models in (1, 0))
+    assert np.isfinite(said["votes"][..., CLASSICAL]).any()
+    np.testing.assert_array_equal(said["agreement"], unsaid["agreement"])
+
+
+def test_a_configuration_names_its_columns(make_config):
+    assert model_columns(make_config(whole=True)) == MODEL_COLUMNS
+    assert model_columns(make_config()) == MODEL_COLUMNS[:2]
+    assert model_columns(make_config()._replace(meta=True)) == (*MODEL_COLUMNS[:2], "p_up_meta")
+    with pytest.raises(SettingsError, match="deep_models"):
+        model_columns(make_config()._replace(deep_models=9))
 
 
 @pytest.mark.parametrize(

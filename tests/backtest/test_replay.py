@@ -150,6 +150,35 @@ def test_models_that_know_earn_more_than_the_control(make_history, make_config):
     assert knowing.decisions["kelly"].max() > 0
 
 
+def test_a_whole_release_reaches_the_full_level_and_its_agents_act(make_history, make_config):
+    history, config = make_history(skill=0.1, whole=True), make_config(whole=True)
+    found = run(history, config)
+    assert found.counts["level"]["1"] > 0
+    assert found.counts["reason"]["timing_wait"] > 0
+    assert found.counts["reason"]["exit_timing"] > 0
+    silent = run(history, config._replace(agents=False))
+    assert silent.counts["reason"].get("timing_wait", 0) == silent.counts["reason"].get("exit_timing", 0) == 0
+    assert len(silent.trades) != len(found.trades)
+
+
+def test_without_its_deep_models_a_release_is_the_smaller_ensemble(make_history, make_config):
+    """A frame of two models' predictions serves the product's configuration: at level 2, by name."""
+    history = make_history(skill=0.1)
+    small, product = run(history, make_config()), run(history, make_config(whole=True))
+    assert product.counts["level"]["1"] == 0
+    assert product.counts["reason"]["model_absent"] == history.market.inputs["market_open"].sum()
+    assert "model_absent" not in small.counts["reason"]
+    pd.testing.assert_frame_equal(small.trades, product.trades)
+    pd.testing.assert_frame_equal(small.equity, product.equity)
+
+
+def test_the_control_is_the_same_whatever_a_release_says(make_history, make_config):
+    control = traditional_control(make_config(whole=True))
+    known, unknown = run(make_history(whole=True), control), run(make_history(models=False), control)
+    pd.testing.assert_frame_equal(known.equity, unknown.equity)
+    pd.testing.assert_frame_equal(known.decisions, unknown.decisions)
+
+
 def test_a_halt_stays_until_a_person_resumes(make_history, make_config):
     limits = {"drawdown_reduce": 0.002, "drawdown_halve": 0.003, "drawdown_close_only": 0.004, "drawdown_halt": 0.005}
     halted = run(make_history(), make_config(**limits))
@@ -228,5 +257,5 @@ def test_impossible_histories(make_history, make_config):
     history = make_history()
     with pytest.raises(DataError, match="no bar"):
         run(history.window(0, 1), make_config())
-    with pytest.raises(SettingsError, match="3 columns"):
-        run(history, make_config()._replace(deep_models=1))
+    with pytest.raises(SettingsError, match="6 columns"):
+        run(history, make_config(whole=True)._replace(deep_models=3))

@@ -7,6 +7,8 @@ from fx_dagster.backtest import shock_runs
 from fx_dagster.backtest.replay import replay
 from fx_dagster.backtest.shock_runs import outcome_table, run_shocks
 
+from .conftest import SMALL
+
 ACCOUNT = {"initial_balance": 10_000.0, "leverage": 30.0}
 SYMBOLS = ("EURUSD", "GBPUSD", "XAUUSD")
 NAMES = {"gap against longs", "gap against shorts", "spread × 10", "common move", "silent hour, then a gap"}
@@ -17,7 +19,7 @@ def config():
     from fx_dagster.decision.config import step_config
     from fx_dagster.settings import CostSettings, RiskSettings
 
-    return step_config(RiskSettings(), CostSettings(), paper=True)
+    return step_config(RiskSettings(), CostSettings(), paper=True, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,12 @@ def test_every_shock_meets_open_positions_and_nothing_breaks(outcomes):
     assert {one.shock for one in outcomes} == NAMES
     assert all(one.positions > 0 for one in outcomes)
     assert [one for one in outcomes if one.broken] == []
+
+
+def test_nothing_breaks_with_the_limits_of_regimes_and_with_agents(make_history, make_config):
+    found = run_shocks(make_history(*SYMBOLS, skill=0.1, whole=True), make_config(whole=True), **ACCOUNT, dates=2)
+    assert len(found) > 4
+    assert [one for one in found if one.broken] == []
 
 
 def test_gaps_cost_and_stay_within_the_limits(outcomes):

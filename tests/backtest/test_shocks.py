@@ -19,7 +19,7 @@ def same(rows, others):
 
 @pytest.fixture
 def history(make_history):
-    return make_history(*PAIR)
+    return make_history(*PAIR, whole=True)
 
 
 SHOCKS = {
@@ -45,7 +45,7 @@ def test_nothing_before_it_changes_and_the_given_history_never(history, name):
 @pytest.mark.parametrize("name", SHOCKS)
 def test_what_was_voted_and_said_stays(history, name):
     shocked, active = SHOCKS[name](history).market.inputs, SHOCKS[name](history).market.inputs["active"]
-    for field in ("votes", "p_up", "regime", "market_open", "bar_time"):
+    for field in ("votes", "p_up", "confidence", "size", "timing", "regime", "market_open", "bar_time"):
         np.testing.assert_array_equal(shocked[field][active], history.market.inputs[field][active])
 
 
@@ -130,6 +130,9 @@ def test_silence_is_no_bar(history):
     market = with_silence(history, ROW, ROW + 1, np.zeros(2)).market
     assert not market.inputs["active"][ROW].any()
     assert np.isnan(market.bars["close"][ROW]).all()
+    for name in ("votes", "p_up", "confidence", "size", "timing"):
+        assert np.isnan(market.inputs[name][ROW]).all(), name
+    assert not market.inputs["regime"][ROW].any()
     assert market.inputs["active"][ROW + 1].all()
     assert np.isfinite(market.inputs["conversion"]).all()
 

@@ -7,13 +7,15 @@ from fx_dagster.backtest.replay import replay
 from fx_dagster.backtest.stress import monte_carlo_days, monte_carlo_trades, r_multiples, study_table
 from fx_dagster.decision.inputs import trading_day
 
+from .conftest import SMALL
+
 
 @pytest.fixture(scope="module")
 def result(make_history):
     from fx_dagster.decision.config import step_config
     from fx_dagster.settings import CostSettings, RiskSettings
 
-    config = step_config(RiskSettings(), CostSettings(), paper=True)
+    config = step_config(RiskSettings(), CostSettings(), paper=True, **SMALL)
     return replay(make_history(skill=0.05), config, initial_balance=10_000.0, leverage=30.0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fx_dagster.backtest.prepare import MODEL_COLUMNS, prepare
+from fx_dagster.backtest.prepare import MODEL_COLUMNS, model_columns, prepare
 from fx_dagster.backtest.ticks import (
     TickAccount,
     TickHistory,
@@ -19,7 +19,8 @@ from fx_dagster.core.rows import NEVER, Kind, Ticks
 from fx_dagster.core.state import CoreSpec
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.decision.codes import Level
-from fx_dagster.decision.rows import MEMORY
+from fx_dagster.decision.config import traditional_control
+from fx_dagster.decision.rows import CLASSICAL, MEMORY
 from fx_dagster.errors import DataError, SettingsError
 from fx_dagster.execution.ledger import new_ledger
 from fx_dagster.features.catalogue import feature_catalogue
@@ -27,7 +28,10 @@ from fx_dagster.market.bars import resample_bars
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.tick_model import model_ticks
 from fx_dagster.market.timeframes import HOUR_NS, Timeframe
+from fx_dagster.models.answer import EXTRAS
 from fx_dagster.settings import CostSettings
+
+from .conftest import predictions
 
 ACCOUNT = TickAccount(initial_balance=10_000.0, leverage=30.0)
 
@@ -40,24 +44,25 @@ def market(make_bars):
     return bars, ticks
 
 
-def said(bars, seed=5):
-    noise = np.random.default_rng(seed).normal(0, 0.15, (2, len(bars)))
-    return pd.DataFrame(
-        {"time": bars["time"], **dict(zip(MODEL_COLUMNS, np.clip(0.5 + noise, 0.01, 0.99), strict=True))}
-    )
+@pytest.fixture
+def make_config(make_config):
+    """Return the product's configuration: a core is compiled for its number of models."""
+    return lambda **changes: make_config(whole=True, **changes)
 
 
-def history_of(market, *symbols, models=True, cut=1):
+def said(bars, seed=5, whole=False):
+    return predictions(bars, seed, whole=whole)
+
+
+def history_of(market, *symbols, models=True, cut=1, whole=False):
     bars, ticks = market
-    whole = merged_ticks([ticks[name] for name in symbols])
-    edges = np.linspace(0, len(whole.time), cut + 1).astype(int)
-    parts = [Ticks(*(column[first:last] for column in whole)) for first, last in pairwise(edges)]
-    predictions = {name: said(bars[name]) for name in symbols} if models else {}
+    every = merged_ticks([ticks[name] for name in symbols])
+    edges = np.linspace(0, len(every.time), cut + 1).astype(int)
+    parts = [Ticks(*(column[first:last] for column in every)) for first, last in pairwise(edges)]
+    known = {name: said(bars[name], whole=whole) for name in symbols} if models else {}
     start = int(min(bars[name]["time"].iloc[0] for name in symbols))
     items = tuple(instrument(name) for name in symbols)
-    return TickHistory(
-        items, Timeframe.H1, start, int(whole.time[-1]) // HOUR_NS * HOUR_NS + HOUR_NS, parts, predictions
-    )
+    return TickHistory(items, Timeframe.H1, start, int(every.time[-1]) // HOUR_NS * HOUR_NS + HOUR_NS, parts, known)
 
 
 def run(market, config, *symbols, account=ACCOUNT, cost=None, **options):
@@ -101,21 +106,22 @@ def test_however_the_ticks_are_parted_the_result_is_the_same(market, make_config
     assert whole.metrics == pytest.approx(parted.metrics, nan_ok=True)
 
 
-def test_a_decision_sees_what_the_replay_of_bars_shows_it(market, make_config, make_symbol_history):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_decision_sees_what_the_replay_of_bars_shows_it(market, make_config, make_symbol_history, whole):
     """At every close the loop over ticks hands the step the inputs that are prepared for the loop over bars."""
     symbols, (bars, _) = ("EURUSD", "GBPUSD"), market
-    history = history_of(market, *symbols)
-    frames = {name: make_symbol_history(bars[name], said(bars[name])) for name in symbols}
-    expected = prepare(frames, Timeframe.H1).market.inputs
+    history, config = history_of(market, *symbols, whole=whole), make_config()
+    frames = {name: make_symbol_history(bars[name], said(bars[name], whole=whole)) for name in symbols}
+    expected = prepare(frames, Timeframe.H1, model_columns=model_columns(config)).market.inputs
     spec = CoreSpec(
-        history.instruments, feature_catalogue(Timeframe.H1, cross_symbol=True), make_config(), history.start,
+        history.instruments, feature_catalogue(Timeframe.H1, cross_symbol=True), config, history.start,
         stale_s=3_600.0, asks=False, places=True,
     )  # fmt: skip
     ledger = new_ledger(
         history.instruments, CostSettings(), memory=np.zeros(1, dtype=MEMORY), balance=1e4, leverage=30.0,
         account_currency="USD", events=4_096,
     )  # fmt: skip
-    core = TradingCore(spec, ledger, prediction_table(symbols, history.predictions))
+    core = TradingCore(spec, ledger, prediction_table(symbols, history.predictions, model_columns(config)))
     seen = [np.empty(0, dtype=expected.dtype)]
     (ticks,) = history.parts
     for last in range(100, len(ticks.time) + 100, 100):
@@ -128,7 +134,7 @@ def test_a_decision_sees_what_the_replay_of_bars_shows_it(market, make_config, m
     got = np.concatenate(seen)
     expected = expected.reshape(-1)[: len(got)]  # the last bar is still open
     assert len(got) > 3_000
-    known = np.isfinite(got["votes"]).all(axis=1)
+    known = np.isfinite(got["votes"][:, :CLASSICAL]).all(axis=1)
     assert known.sum() > 2_000
     for name in set(got.dtype.names) - {"version", "active"}:
         np.testing.assert_allclose(
@@ -141,6 +147,25 @@ def test_without_models_the_level_is_traditional(market, make_config):
     assert result.counts["level"][str(int(Level.SIMPLE_AI))] == 0
     assert result.counts["level"][str(int(Level.TRADITIONAL))] > 0
     assert run(market, make_config()).counts["level"][str(int(Level.SIMPLE_AI))] > 0
+
+
+def test_a_whole_release_is_asked_and_its_agents_act(market, make_config):
+    config = make_config()
+    found = run(market, config, whole=True)
+    assert found.counts["level"][str(int(Level.FULL_AI))] > 0
+    assert found.counts["reason"]["timing_wait"] > 0
+    assert found.counts["reason"]["exit_timing"] > 0
+    silent = run(market, config._replace(agents=False), whole=True)
+    assert silent.counts["reason"].get("timing_wait", 0) == 0
+    assert not silent.equity["equity"].equals(found.equity["equity"])
+
+
+def test_the_control_hears_nothing_of_a_release(market, make_config):
+    known, unknown = (
+        run(market, traditional_control(make_config()), whole=True, models=models) for models in (True, False)
+    )
+    pd.testing.assert_frame_equal(known.equity, unknown.equity)
+    pd.testing.assert_frame_equal(known.trades, unknown.trades)
 
 
 def test_a_future_that_changes_changes_no_past(market, make_config):
@@ -194,11 +219,15 @@ def test_warming_up_on_history_begins_at_once(market, make_config):
 
 
 def test_the_table_finds_the_bar(market):
-    frame = said(market[0]["EURUSD"]).head(3)
+    frame = said(market[0]["EURUSD"], whole=True).drop(columns="exit_long").head(3)
     table = prediction_table(("GBPUSD", "EURUSD"), {"EURUSD": frame})
     assert table.time[0].tolist() == [NEVER] * 4
     assert table.time[1].tolist() == [*frame["time"], NEVER]
-    np.testing.assert_array_equal(table.p_up[1, :3], frame[list(MODEL_COLUMNS)])
+    expected = frame.assign(exit_long=np.nan)[[*MODEL_COLUMNS, *EXTRAS]]
+    np.testing.assert_array_equal(table.values[1, :3], expected)
+    assert np.isnan(table.values[0]).all()
+    with pytest.raises(DataError, match="p_up_random_forest"):
+        prediction_table(("EURUSD",), {"EURUSD": frame.drop(columns="p_up_random_forest")})
     with pytest.raises(DataError, match="predictions of EURUSD"):
         prediction_table(("EURUSD",), {"EURUSD": pd.concat([frame, frame])})
 

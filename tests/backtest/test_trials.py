@@ -25,6 +25,8 @@ from fx_dagster.decision.config import traditional_control
 from fx_dagster.models.protocol import ModelCard
 from fx_dagster.settings import RiskSettings, Settings, TrainingSettings
 
+from .conftest import SMALL
+
 BACKTEST = Origin("backtest", "run", "sample", ("EURUSD",), "H1", "c0ffee")
 TRAINING = dataclasses.replace(BACKTEST, asset="xgboost_model")
 
@@ -193,7 +195,7 @@ def make_trial(make_history) -> Callable[..., Trial]:
     from fx_dagster.decision.config import step_config
     from fx_dagster.settings import CostSettings
 
-    config = step_config(RiskSettings(), CostSettings(), paper=True)
+    config = step_config(RiskSettings(), CostSettings(), paper=True, **SMALL)
     history = make_history(skill=0.1)
     system, control = replay_both(history, config, traditional_control(config), initial_balance=1e4, leverage=30.0)
 

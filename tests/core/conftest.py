@@ -13,8 +13,9 @@ from fx_dagster.core.rows import Event, Float64, Ticks
 from fx_dagster.core.state import CoreSpec
 from fx_dagster.core.trading import Logged, Question, TradingCore
 from fx_dagster.core.warm_up import History
+from fx_dagster.decision.codes import Level
 from fx_dagster.decision.config import StepConfig, step_config
-from fx_dagster.decision.rows import MEMORY
+from fx_dagster.decision.rows import CLASSICAL, MEMORY
 from fx_dagster.execution.ledger import Ledger, new_ledger
 from fx_dagster.features.catalogue import feature_catalogue
 from fx_dagster.market.bars import build_timeframes
@@ -51,6 +52,17 @@ def ticks_of(ticks: Iterable[Tick]) -> Ticks:
     return Ticks(*(np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
+def whole(core: TradingCore, said: Float64) -> Float64:
+    """Return an answer in all its columns: models that are not spoken for say the mean, the rest is absent."""
+    if said.shape[1] == core.answer_columns:
+        return said
+    models = core.core.inputs["p_up"].shape[1]
+    values = np.full((len(said), core.answer_columns), np.nan)
+    values[:, :models] = said.mean(axis=1, keepdims=True)
+    values[:, : said.shape[1]] = said
+    return values
+
+
 def logistic(work: "Work", question: Question) -> Float64:
     """Answer by the features alone."""
     score = np.tanh(np.nan_to_num(question.features.astype(np.float64)).mean(axis=1) * 3)
@@ -59,7 +71,7 @@ def logistic(work: "Work", question: Question) -> Float64:
 
 def eager(work: "Work", question: Question) -> Float64:
     """Agree with the votes, loudly: whatever the decision asks for, it gets."""
-    up = work.core.core.inputs["votes"][question.rows].sum(axis=1) >= 0
+    up = work.core.core.inputs["votes"][question.rows, :CLASSICAL].sum(axis=1) >= 0
     return np.repeat(np.where(up, 0.9, 0.1)[:, None], 2, axis=1)
 
 
@@ -109,7 +121,7 @@ class Work:
             question = self.core.question()
             self.questions.append(question)
             self.digests.append((question.time, self.core.digest))
-            self.core.answer(question.rows, self.models(self, question))
+            self.core.answer(question.rows, whole(self.core, self.models(self, question)))
             event = self.core.decide()
         if event is Event.ACT:
             self.core.place_acts([act.row for act in self.core.acts()])
@@ -204,10 +216,13 @@ def copy_ledger(source: Ledger, target: Ledger) -> None:
 
 @pytest.fixture(scope="session")
 def config_of() -> Callable[..., StepConfig]:
-    """Make a configuration: ``config_of(base, combine=…, **risk)``."""
+    """Make a configuration of two simple models: ``config_of(base, changes, **risk)``."""
 
     def make(base: Timeframe = Timeframe.H1, changes: dict[str, Any] | None = None, **risk: Any) -> StepConfig:
-        made = step_config(RiskSettings(**risk), CostSettings(), paper=True, timeframe=base)
+        made = step_config(
+            RiskSettings(**risk), CostSettings(), paper=True, timeframe=base, best_level=Level.SIMPLE_AI,
+            deep_models=0, meta=False,
+        )  # fmt: skip
         return made._replace(**(changes or {}))
 
     return make

@@ -15,7 +15,7 @@ from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, Timeframe
 from fx_dagster.settings import LiveSettings, Settings
 from resources.market.simulator import SimulatorSource
 
-from .conftest import MADE_FROM, MADE_UNTIL, Tick, Work, eager, market_of, silent, ticks_of
+from .conftest import MADE_FROM, MADE_UNTIL, Tick, Work, eager, market_of, silent, ticks_of, whole
 
 SYMBOLS = ("EURUSD", "GBPUSD", "XAUUSD")
 
@@ -34,7 +34,7 @@ def ready() -> set[str]:
 
 def from_a_buffer(work: Work, question: Question) -> np.ndarray:
     """Answer with what may not be written to, as what comes over a wire."""
-    said = np.asfortranarray(eager(work, question))
+    said = np.asfortranarray(whole(work.core, eager(work, question)))
     said.flags.writeable = False
     return said
 
@@ -61,7 +61,7 @@ def live_through_everything(work: Work, twin: Work) -> None:
         core.acts_done()
     core.end_halt(10_000.0)
     core.counts()
-    core.sample_features()
+    core.sample()
     state, market, whole = core.session_state(), core.market_copy()(), core.whole()
     reached = core.reached(state)
     since = desk.core.restore_market(market, not_after=reached)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from fx_dagster.core.rows import Event, Ticks
 from fx_dagster.core.state import LOG_ROWS, CoreSpec
-from fx_dagster.core.tape import TICK, Tape, TapeEvent, What, replay_tape
+from fx_dagster.core.tape import TICK, Tape, TapeEvent, What, answer_body, replay_tape
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.decision.codes import Command
 from fx_dagster.errors import DataError, FeatureMismatchError
 from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS, Timeframe
 
-from .conftest import MADE_UNTIL, Market, Tick, Work, eager, new_work, silent, ticks_of
+from .conftest import MADE_UNTIL, Market, Tick, Work, eager, new_work, silent, ticks_of, whole
 
 SYMBOLS = ("EURUSD", "GBPUSD", "XAUUSD")
 Make = Callable[..., Work]
@@ -43,7 +43,7 @@ class Recorded(Work):
 
     def note(self, what: What, **body: Any) -> None:
         """Keep an event, as its JSON text would be read back."""
-        self.events.append(TapeEvent(self.taken, what, json.loads(json.dumps(body))))
+        self.events.append(TapeEvent(self.taken, what, json.loads(json.dumps(body, allow_nan=False))))
 
     def take(self, ticks: Ticks | Iterable[Tick], first: int = 0, last: int | None = None) -> None:
         ticks = ticks if isinstance(ticks, Ticks) else ticks_of(ticks)
@@ -70,10 +70,10 @@ class Recorded(Work):
         if event is Event.ASK:
             question = self.core.question()
             self.questions.append(question)
-            said = self.models(self, question)
+            said = whole(self.core, self.models(self, question))
             self.core.answer(question.rows, said)
             event = self.core.decide()
-            self.note("answer", rows=question.rows.tolist(), p_up=said.tolist())
+            self.note("answer", **answer_body(question.rows, said))
         if event is Event.ACT:
             rows = [act.row for act in self.core.acts() if act.row not in self.withheld]
             self.write_down()
@@ -227,14 +227,14 @@ def test_one_changed_answer_is_noticed(recorded: Recorded, core_of: Callable[...
     places = [
         place
         for place, event in enumerate(tape.events)
-        if event.what == "answer" and np.isfinite(event.body["p_up"]).all()
+        if event.what == "answer" and None not in event.body["values"][0][:2]
     ]
     for place in places[:: len(places) // 7]:
         events = list(tape.events)
         event = events[place]
-        said = [row[:] for row in event.body["p_up"]]
+        said = [row[:] for row in event.body["values"]]
         said[0][0] -= 1e-12
-        events[place] = dataclasses.replace(event, body={**event.body, "p_up": said})
+        events[place] = dataclasses.replace(event, body={**event.body, "values": said})
         found = outcome(core_of(), dataclasses.replace(tape, events=events))
         assert found is not None
         assert found == -1 or found >= event.ticks

@@ -17,8 +17,9 @@ from fx_dagster.core.state import CoreSpec
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.errors import DataError, FeatureMismatchError, SettingsError
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Timeframe, from_server, to_server
+from fx_dagster.models.inputs import UNKNOWN_SYMBOL
 
-from .conftest import MADE_UNTIL, Market, Tick, Work, copy_ledger, eager, new_work, remembered, ticks_of
+from .conftest import MADE_UNTIL, Market, Tick, Work, copy_ledger, eager, new_work, remembered, ticks_of, whole
 
 BAR_NS = Timeframe.M5.nominal_ns
 Make = Callable[..., Work]
@@ -330,16 +331,23 @@ def test_counts_are_plain_numbers(undisturbed: Work) -> None:
     assert counts["questions"] == len(undisturbed.questions)
 
 
-def test_features_to_warm_models_up_with_are_of_warm_symbols(
+def test_inputs_to_warm_models_up_with_are_of_symbols_that_are_ready(
     warm_work: Make, made: Market, spec_of: Callable[..., CoreSpec]
 ) -> None:
     work = warm_work(*SYMBOLS)
-    found = work.core.sample_features()
-    assert found.shape == (3, len(work.core.spec.catalogue))
-    assert np.isfinite(found).all()
+    names, found = work.core.sample()
+    catalogue = work.core.spec.catalogue
+    assert names == SYMBOLS
+    assert found.features.shape == (3, len(catalogue))
+    assert found.sequence.shape == (3, *catalogue.sequence_shape)
+    assert found.chart.shape == (3, *catalogue.chart_shape)
+    assert all(np.isfinite(part).all() for part in (found.features, found.sequence, found.chart))
+    assert found.time.tolist() == work.core.core.watch["bar_time"].tolist()
+    assert found.symbol.tolist() == [UNKNOWN_SYMBOL] * 3
     cold = new_work(spec_of(*SYMBOLS))
     cold.take(made.ticks, 0, 500)
-    assert cold.core.sample_features().shape == (0, len(work.core.spec.catalogue))
+    names, found = cold.core.sample()
+    assert (names, len(found)) == ((), 0)
 
 
 def test_a_person_ends_a_halt(warm_work: Make) -> None:
@@ -386,6 +394,6 @@ def test_answers_out_of_order_go_to_their_symbols(warm_work: Make) -> None:
     assert work.core.reach(end) is Event.ASK
     question = work.core.question()
     assert question.rows.tolist() == [0, 1]
-    work.core.answer([1, 0], np.array([[0.9, 0.8], [0.2, 0.3]]))
+    work.core.answer([1, 0], whole(work.core, np.array([[0.9, 0.8], [0.2, 0.3]])))
     work.core.decide()
     assert work.core.core.inputs["p_up"].tolist() == [[0.2, 0.3], [0.9, 0.8]]

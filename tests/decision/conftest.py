@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fx_dagster import snapshot
-from fx_dagster.decision.codes import Command, Reason
+from fx_dagster.decision.codes import Command, Level, Reason, Regime
 from fx_dagster.decision.config import StepConfig, checked, step_config
 from fx_dagster.decision.instruments import instrument_table
-from fx_dagster.decision.rows import ACCOUNT, DECISION, POSITION, config_row, input_dtype
+from fx_dagster.decision.rows import ACCOUNT, CLASSICAL, DECISION, POSITION, config_row, input_dtype
 from fx_dagster.decision.state import new_state
 from fx_dagster.decision.step import decide, end_halt, record_trade
 from fx_dagster.market.instruments import Instrument, instrument
@@ -19,7 +19,11 @@ from fx_dagster.settings import CostSettings, RiskSettings
 
 START = 1_700_000_000 * 1_000_000_000 // HOUR_NS * HOUR_NS
 ABSENT = ("atr", "bid", "ask", "volatility_short", "volatility_long", "spread_median", "votes", "p_up", "confidence",
-          "agreement", "correlation_shift", "drift", "conversion")  # fmt: skip
+          "size", "timing", "agreement", "correlation_shift", "drift", "conversion")  # fmt: skip
+SIMPLE = {"best_level": Level.SIMPLE_AI, "simple_models": 2, "deep_models": 0, "meta": False}
+"""The smaller ensemble, which most rules need no more than."""
+FULL = {"best_level": Level.FULL_AI, "simple_models": 2, "deep_models": 2, "meta": True}
+CONFIDENCE = 0.775
 
 
 class Bench:
@@ -91,15 +95,20 @@ class Bench:
 
 
 def fill(inputs: np.recarray, row: int, *, price: float, point: float) -> None:
-    """Say "long": all votes and models up, quiet market, ATR of 100 points, spread of 10."""
+    """Say "long": all classical votes and models up, quiet market, ATR of 100 points, spread of 10."""
     inputs.bid[row], inputs.ask[row] = price, price + 10 * point
     inputs.atr[row] = 100 * point
     inputs.volatility_short[row] = inputs.volatility_long[row] = 0.10
     inputs.spread_median[row] = 10 * point
-    inputs.votes[row] = 0.5
+    inputs.votes[row, :CLASSICAL] = 0.5
     inputs.p_up[row] = 0.8
     inputs.conversion[row] = 1.0
     inputs.tradable[row] = inputs.fresh[row] = True
+
+
+def fill_extras(inputs: np.recarray, row: int, *, regime: int = Regime.UNKNOWN) -> None:
+    """Say what level 1 needs beside probabilities; the agents say nothing."""
+    inputs.confidence[row], inputs.votes[row, CLASSICAL], inputs.regime[row] = CONFIDENCE, 0.5, regime
 
 
 @pytest.fixture
@@ -108,7 +117,7 @@ def bench() -> Callable[..., Bench]:
         *symbols: str, risk: dict[str, Any] | None = None, paper: bool = True, models: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Bench:  # fmt: skip
-        config = step_config(RiskSettings(**(risk or {})), CostSettings(), paper=paper, **(models or {}))
+        config = step_config(RiskSettings(**(risk or {})), CostSettings(), paper=paper, **(SIMPLE | (models or {})))
         items = [instrument(symbol) for symbol in symbols or ("EURUSD",)]
         made = Bench(config._replace(**changes), items)
         for row, item in enumerate(items):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fx_dagster.decision.codes import Combine
 from fx_dagster.decision.combine import (
+    classical_signal,
     combined_signal,
     learn_outcomes,
     log_loss,
@@ -38,6 +39,17 @@ def test_absent_votes_are_left_out():
     assert traditional_signal(votes, EQUAL) == pytest.approx(0.25)
     votes[2] = 7.0
     assert traditional_signal(votes, EQUAL) == pytest.approx(0.5)
+
+
+def test_the_classical_signal_knows_nothing_of_the_vote_behind_it():
+    weights = np.full(14, 1 / 14)
+    votes = np.full(14, NAN)
+    votes[13] = 1.0
+    assert math.isnan(classical_signal(votes, weights))
+    assert traditional_signal(votes, weights) == 1.0
+    votes[:2] = 0.5, -0.2
+    assert classical_signal(votes, weights) == pytest.approx(0.15)
+    assert traditional_signal(votes, weights) == pytest.approx(1.3 / 3)
 
 
 def test_mean_of_usable_models():
@@ -123,9 +135,10 @@ def test_log_loss_of_one_certainty_is_bounded():
 def test_support_is_the_share_of_strength_that_agrees():
     votes = np.full(13, NAN)
     votes[:3] = 0.6, -0.2, 0.0
-    assert vote_support(votes, EQUAL, 1.0) == pytest.approx(0.75)
-    assert vote_support(votes, EQUAL, -1.0) == pytest.approx(0.25)
-    assert math.isnan(vote_support(np.zeros(13), EQUAL, 1.0))
+    assert vote_support(votes, EQUAL, 1.0, 13) == pytest.approx(0.75)
+    assert vote_support(votes, EQUAL, -1.0, 13) == pytest.approx(0.25)
+    assert vote_support(votes, EQUAL, 1.0, 1) == 1.0
+    assert math.isnan(vote_support(np.zeros(13), EQUAL, 1.0, 13))
     assert model_support(np.array([0.8, 0.4]), 2, 1.0) == pytest.approx(0.75)
     assert model_support(np.array([0.5, 0.5]), 2, 1.0) == 0.5
     assert math.isnan(model_support(np.array([NAN, 0.4]), 1, 1.0))

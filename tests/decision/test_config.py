@@ -4,10 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from fx_dagster.decision.codes import Level
-from fx_dagster.decision.config import checked, step_config, traditional_control
+from fx_dagster.decision.config import checked, paper_config, step_config, traditional_control
 from fx_dagster.errors import SettingsError
 from fx_dagster.market.timeframes import HOUR_NS, Timeframe
-from fx_dagster.settings import CostSettings, RiskSettings
+from fx_dagster.models.answer import DEEP_MODELS, DIRECTIONS, SIMPLE_MODELS
+from fx_dagster.settings import CostSettings, RiskSettings, Settings
 
 
 def test_numbers_of_the_contracts(config):
@@ -27,7 +28,10 @@ def test_numbers_of_the_contracts(config):
         ("validation_weights", (0.5, 0.4, 0.2)),
         ("validation_weights", (1.2, -0.4, 0.2)),
         ("vote_weights", (0.1,) * 13),
-        ("vote_weights", (1 / 12,) * 12),
+        ("vote_weights", (1 / 13,) * 13),
+        ("vote_weights", (*(0.0,) * 13, 1.0)),
+        ("agents", 2),
+        ("meta", 1),
         ("stage_thresholds", (0.05, 0.03, 0.08, 0.1)),
         ("stage_scales", (1.0, 0.5, 0.75, 0.0, 0.0)),
         ("regime_position_max", (0.2, 0.15, 0.08, 0.05, 0.12)),
@@ -37,7 +41,8 @@ def test_numbers_of_the_contracts(config):
         ("target_volatility", math.nan),
         ("spread_ratio_max", math.inf),
         ("commission_per_lot", -1.0),
-        ("best_level", 1),
+        ("deep_models", 0),
+        ("best_level", 0),
         ("best_level", 4),
         ("simple_models", 0),
         ("deep_models", -1),
@@ -64,6 +69,17 @@ def test_numbers_of_the_contracts(config):
 def test_an_impossible_number_is_named(config, field, value):
     with pytest.raises(SettingsError, match=field):
         checked(config._replace(**{field: value}))
+
+
+def test_the_product_reads_the_whole_release(config):
+    assert config.best_level == Level.FULL_AI
+    assert (config.simple_models, config.deep_models, config.meta) == (len(SIMPLE_MODELS), len(DEEP_MODELS), True)
+    assert config.simple_models + config.deep_models + config.meta == len(DIRECTIONS)
+    assert config.agents
+    assert config.vote_weights == pytest.approx([1 / 14] * 14)
+    names = ("best_level", "simple_models", "deep_models", "meta", "agents", "vote_weights")
+    paper = paper_config(Settings())
+    assert [getattr(paper, name) for name in names] == [getattr(config, name) for name in names]
 
 
 @pytest.mark.parametrize(

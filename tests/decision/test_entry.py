@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from fx_dagster.decision.codes import Action, Reason, Regime, Size
 
+from .conftest import FULL, fill_extras
+
 ONCE = [HealthCheck.function_scoped_fixture]
 THREE = ("EURUSD", "GBPUSD", "USDJPY")
 ASK, MIDDLE = 1.1001, 1.10005
@@ -19,8 +21,9 @@ WIDE = {"currency_exposure_max": 100.0, "var_max": 1.0, "cvar_max": 1.0, "margin
 
 
 def eager(bench, *symbols, **risk):
-    b = bench(*symbols, risk={**BULL, **risk})
-    b.inputs.regime[:] = Regime.BULL
+    b = bench(*symbols, risk={**BULL, **risk}, models=FULL)
+    for row in range(len(b.symbols)):
+        fill_extras(b.inputs, row, regime=Regime.BULL)
     # All symbols alike, whatever their names: prices, and a profit currency that is worth one dollar.
     b.inputs.bid[:], b.inputs.ask[:], b.inputs.atr[:] = 1.1, ASK, 0.001
     b.table["point"] = 0.00001
@@ -238,8 +241,9 @@ LIMITS = ("risk_per_trade_max", "margin_used_max", "currency_exposure_max", "cor
 held_lots = st.lists(st.integers(-40, 40), min_size=2, max_size=2)
 
 
-def size_with(bench, lots, seed, direction, **risk):
+def size_with(bench, lots, seed, direction, size=np.nan, **risk):
     b = sure(eager(bench, *THREE, **{"explore_risk": 0.0025, **risk}))
+    b.inputs["size"] = size
     for row, steps in enumerate(lots, 1):
         b.hold(steps / 100, row=row)
     move = noise(240, 1, seed)
@@ -264,13 +268,16 @@ def test_a_tighter_limit_never_allows_more(bench, lots, seed, direction, name, d
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=ONCE)
-@given(held_lots, st.integers(0, 20), st.sampled_from([-1, 1]), st.floats(0.01, 0.05), st.floats(1.0, 6.0))
-def test_no_limit_of_the_portfolio_is_exceeded_by_an_entry(bench, lots, seed, direction, risk_max, exposure_max):
+@given(
+    held_lots, st.integers(0, 20), st.sampled_from([-1, 1]), st.floats(0.01, 0.05), st.floats(1.0, 6.0),
+    st.sampled_from([np.nan, 0.3, 1.0, 1.5]),
+)  # fmt: skip
+def test_no_limit_of_the_portfolio_is_exceeded_by_an_entry(bench, lots, seed, direction, risk_max, exposure_max, size):
     limits = {"var_max": risk_max, "cvar_max": 1.2 * risk_max, "currency_exposure_max": exposure_max}
-    b, out = size_with(bench, lots, seed, direction, explore_risk=0.01, **limits)
+    b, out = size_with(bench, lots, seed, direction, size, explore_risk=0.01, **limits)
     if out.action[0] != Action.OPEN:
         return
-    assert np.all(np.diff(out.sizes[0, Size.CONFIDENCE :]) <= 0.0)
+    assert np.all(np.diff(out.sizes[0, Size.AGENT :]) <= 0.0)
     all_lots = np.array([out.target_lots[0], *(steps / 100 for steps in lots)])
     notional = all_lots * 100_000 * MIDDLE
     losses = -(b.returns * math.sqrt(24)) @ notional

@@ -80,4 +80,7 @@ def test_flickering_health_starts_the_minute_again():
 )
 def test_level_that_the_models_allow(p_up, deep, meta, best, level):
     simple = 2 if best < 3 or p_up else 0
-    assert model_level(np.array(p_up, dtype=np.float64), simple, deep, meta, best) == level
+    said = np.array(p_up, dtype=np.float64)
+    assert model_level(said, simple, deep, meta, best, True) == level
+    # Without confidence, attention or regime there is no level 1, and nothing else is any different.
+    assert model_level(said, simple, deep, meta, best, False) == max(level, 2)

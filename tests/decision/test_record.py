@@ -2,8 +2,11 @@ import json
 
 import numpy as np
 
+from fx_dagster.decision.codes import Regime
 from fx_dagster.decision.record import explain, inputs_hash, level_reason
 from fx_dagster.indicators.catalogue import INDICATOR_NAMES
+
+from .conftest import CONFIDENCE, FULL, fill_extras
 
 
 def test_a_decision_explains_itself_in_json(bench):
@@ -19,12 +22,15 @@ def test_a_decision_explains_itself_in_json(bench):
     assert body["action"] == "open"
     assert body["reasons"] == ["correlation_absent", "exploring", "enter"]
     assert list(body["sizes"]) == [
-        "kelly", "volatility", "confidence", "drawdown", "risk_cap", "regime_cap", "margin_cap",
+        "kelly", "volatility", "confidence", "agent", "drawdown", "risk_cap", "regime_cap", "margin_cap",
         "currency_cap", "correlation_cap", "var_cap", "rounded",
     ]  # fmt: skip
     assert body["level_reason"] == "no better level is configured"
     assert body["drift"] is None
-    assert list(body["votes"]) == list(INDICATOR_NAMES)
+    assert list(body["votes"]) == [*INDICATOR_NAMES, "attention"]
+    assert body["votes"]["attention"] is None
+    assert body["regime"] == "unknown"
+    assert body["agents"] == dict.fromkeys(("size", "enter", "exit_long", "exit_short"))
     assert body["votes"]["rsi_14"] is None
     assert body["votes"]["sma_20"] == b.inputs.votes[0, 0]
     assert second.drift == 0.9
@@ -32,6 +38,20 @@ def test_a_decision_explains_itself_in_json(bench):
     assert second.level == 3
     assert second.level_reason == "model_absent, features_drifted"
     assert first.inputs_hash != second.inputs_hash
+
+
+def test_a_full_answer_is_explained(bench):
+    b = bench(models=FULL)
+    fill_extras(b.inputs, 0, regime=Regime.HIGH_VOLATILITY)
+    b.inputs["size"][0], b.inputs.timing[0] = 0.5, (0.4, np.nan, 0.1)
+    body = explain("EURUSD", b.decide()[0], b.inputs[0], b.account[0], b.positions[0]).as_json()
+    assert (body["level"], body["regime"], body["confidence"]) == (1, "high_volatility", CONFIDENCE)
+    assert body["votes"]["attention"] == 0.5
+    assert body["agents"] == {"size": 0.5, "enter": 0.4, "exit_long": None, "exit_short": 0.1}
+    assert "timing_wait" in body["reasons"]
+    # A regime that did not count is not told: its limits were not those that held.
+    b.inputs.p_up[0, 3] = np.nan
+    assert explain("EURUSD", b.decide()[0], b.inputs[0], b.account[0], b.positions[0]).regime == "unknown"
 
 
 def test_the_hash_covers_every_input_but_the_count_of_changes(bench):

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Size, Stage
+from fx_dagster.decision.codes import Action, Breaker, Command, Level, Reason, Regime, Size, Stage
 from fx_dagster.decision.config import traditional_control
+
+from .conftest import CONFIDENCE, FULL, SIMPLE, fill_extras
 
 ONCE = [HealthCheck.function_scoped_fixture]
 
@@ -84,10 +86,12 @@ def test_an_edge_is_traded_up_to_the_risk_limit(bench):
 def test_regime_widens_the_limits_and_unknown_takes_the_tightest(bench):
     sizes, stops = [], []
     for regime in (0, 1, 2, 3, 4, 9):
-        b = bench(risk={"explore_risk": 0.01})
+        b = bench(risk={"explore_risk": 0.01}, models=FULL)
+        fill_extras(b.inputs, 0, regime=regime)
         b.inputs.atr[0] = 0.05
-        b.inputs.regime[0] = regime
         out = b.decide()
+        assert out.regime[0] == (regime if regime < 5 else 0)
+        assert out.level[0] == (1 if 0 < regime < 5 else 2)
         sizes.append(out.sizes[0, Size.REGIME_CAP] * b.inputs.ask[0] * 100_000 / 30 / 10_000)
         stops.append((b.inputs.ask[0] - out.stop[0]) / b.inputs.bid[0])
     assert stops == pytest.approx([0.01, 0.02, 0.015, 0.01, 0.025, 0.01], abs=2e-5)
@@ -101,6 +105,15 @@ def test_margin_of_one_row_counts_for_the_next(bench):
     assert used.sum() <= 0.06 * 10_000
     assert used[0] > used[1]
     assert out.action[2] == Action.NONE
+
+
+def test_below_the_full_level_the_limits_are_those_of_the_unknown_regime(bench):
+    b = bench(risk={"explore_risk": 0.01}, models=FULL)
+    fill_extras(b.inputs, 0, regime=Regime.BULL)
+    b.inputs.p_up[0, 2] = np.nan
+    out = b.decide()
+    assert (out.level[0], out.regime[0]) == (Level.SIMPLE_AI, Regime.UNKNOWN)
+    assert out.sizes[0, Size.REGIME_CAP] == pytest.approx(15_000 / 110_010)
 
 
 def divided(b):
@@ -192,13 +205,11 @@ def test_the_control_ignores_the_models(bench):
     assert Reason.MODEL_ABSENT not in c.reasons(control)
 
 
-FULL = {"best_level": Level.FULL_AI, "simple_models": 2, "deep_models": 2, "meta": True}
-
-
 def full(bench, combine="hybrid", **risk):
-    """All five columns: two simple models at 0.8, two deep ones at 0.7, the meta model at 0.9; votes at 0.5."""
+    """A whole answer: two simple models at 0.8, two deep ones at 0.7, the meta model at 0.9; all votes at 0.5."""
     b = bench(risk={"combine": combine, **risk}, models=FULL)
     b.inputs.p_up[0] = 0.8, 0.8, 0.7, 0.7, 0.9
+    fill_extras(b.inputs, 0, regime=Regime.HIGH_VOLATILITY)
     return b
 
 
@@ -217,7 +228,38 @@ def test_full_ai_combines_three_paths(bench, combine, weights, score):
     assert out.signals[0] == pytest.approx([0.5, 0.6, 0.4])
     assert out.weights[0] == pytest.approx(weights)
     assert out.score[0] == pytest.approx(score)
-    assert out.confidence[0] == pytest.approx((1 + score) / 2)
+    assert out.confidence[0] == CONFIDENCE
+
+
+@pytest.mark.parametrize("field", ["confidence", "regime", "attention"])
+@pytest.mark.parametrize("answer", [np.nan, np.inf, 5.0, -1.01])
+def test_level_one_needs_confidence_regime_and_attention(bench, field, answer):
+    b = full(bench)
+    if field == "attention":
+        b.inputs.votes[0, 13] = answer
+    elif field == "regime":
+        b.inputs.regime[0] = 0 if not np.isfinite(answer) else int(answer)
+    else:
+        b.inputs.confidence[0] = answer
+    out = b.decide()
+    assert out.level[0] == Level.SIMPLE_AI
+    assert Reason.MODEL_ABSENT in b.reasons(out)
+    assert out.score[0] == pytest.approx(0.55)
+    assert out.confidence[0] == pytest.approx(0.775)
+
+
+def test_attention_is_one_vote_of_fourteen_at_the_full_level_alone(bench):
+    b = full(bench)
+    b.inputs.votes[0, 13] = -0.9
+    out = b.decide()
+    assert out.signals[0, 0] == pytest.approx((13 * 0.5 - 0.9) / 14)
+    assert out.validation_parts[0, 0] == pytest.approx(6.5 / 7.4)
+    # What is remembered of the path to judge it by is without the model.
+    assert b.states["pending_signal"][0, 0, 0] == pytest.approx(0.5)
+    b.inputs.p_up[0, 2] = np.nan
+    out = b.decide()
+    assert out.signals[0, 0] == pytest.approx(0.5)
+    assert out.validation_parts[0, 0] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -273,20 +315,14 @@ def test_confidence_beyond_its_cap_is_cut(bench):
     assert out.sizes[0, Size.CONFIDENCE] == pytest.approx(2.0 * out.sizes[0, Size.VOLATILITY])
 
 
-@pytest.mark.parametrize("confidence", [np.nan, 1.2, -0.1, np.inf])
-def test_a_confidence_that_is_none_is_taken_from_the_score(bench, confidence):
-    b = full(bench)
-    b.inputs.confidence[0] = confidence
-    assert b.decide().confidence[0] == pytest.approx(0.75)
-
-
-def test_without_models_their_confidence_does_not_count_either(bench):
+@pytest.mark.parametrize(("lost", "level", "score"), [(0, 3, 0.5), (2, 2, 0.55), (4, 2, 0.55)])
+def test_without_models_their_confidence_does_not_count_either(bench, lost, level, score):
     b = full(bench)
     b.inputs.confidence[0] = 0.9
-    b.inputs.p_up[0, 0] = np.nan
+    b.inputs.p_up[0, lost] = np.nan
     out = b.decide()
-    assert out.level[0] == Level.TRADITIONAL
-    assert out.confidence[0] == pytest.approx(0.75)
+    assert out.level[0] == level
+    assert out.confidence[0] == pytest.approx((1 + score) / 2)
 
 
 def test_validation_is_of_votes_models_and_the_other_symbols(bench):
@@ -295,7 +331,7 @@ def test_validation_is_of_votes_models_and_the_other_symbols(bench):
     b.inputs.p_up[0] = 0.8, 0.8, 0.4, 0.7, 0.9
     b.inputs.agreement[0] = -0.2
     out = b.decide()
-    votes, models, others = 10 / 13, 1.6 / 1.8, 0.4
+    votes, models, others = 11 / 14, 1.6 / 1.8, 0.4
     assert out.validation_parts[0] == pytest.approx([votes, models, others])
     assert out.validation[0] == pytest.approx(0.4 * votes + 0.4 * models + 0.2 * others)
 
@@ -590,15 +626,20 @@ numbers = st.one_of(
 @settings(max_examples=250, deadline=None, suppress_health_check=ONCE)
 @given(st.data())
 def test_no_input_brings_a_nan_into_a_decision(bench, data):
-    b = bench(risk={"explore_risk": 0.01})
+    models = data.draw(st.sampled_from([SIMPLE, FULL]))
+    b = bench(risk={"explore_risk": 0.01}, models=models)
+    fill_extras(b.inputs, 0, regime=Regime.BULL)
     names = ("bid", "ask", "atr", "volatility_short", "volatility_long", "spread_median", "confidence", "agreement",
-             "correlation_shift", "conversion")  # fmt: skip
+             "correlation_shift", "conversion", "size")  # fmt: skip
     b.decide()
     for _ in range(3):
         for name in data.draw(st.lists(st.sampled_from(names), max_size=4)):
-            getattr(b.inputs, name)[0] = data.draw(numbers)
-        b.inputs.votes[0, data.draw(st.integers(0, 12))] = data.draw(numbers)
-        b.inputs.p_up[0, data.draw(st.integers(0, 1))] = data.draw(numbers)
+            b.inputs[name][0] = data.draw(numbers)
+        b.inputs.votes[0, data.draw(st.integers(0, 13))] = data.draw(numbers)
+        b.inputs.timing[0, data.draw(st.integers(0, 2))] = data.draw(numbers)
+        b.inputs.regime[0] = data.draw(st.integers(-128, 127))
+        if data.draw(st.booleans()):
+            b.inputs.p_up[0, data.draw(st.integers(0, b.inputs.p_up.shape[1] - 1))] = data.draw(numbers)
         if data.draw(st.booleans()):
             b.hold(data.draw(numbers), stop=data.draw(numbers), target=data.draw(numbers), entry=data.draw(numbers))
         if data.draw(st.booleans()):
@@ -642,7 +683,7 @@ def test_the_same_inputs_give_the_same_decisions_after_a_restart(bench):
     def play(b, tape):
         said = []
         for noise in tape:
-            b.inputs.votes[:] = noise[:13]
+            b.inputs.votes[:, :13] = noise[:13]
             b.inputs.p_up[:] = 0.5 + noise[13:15] / 4
             b.inputs.bid[0] = 1.1 + noise[15] / 1_000
             b.inputs.ask[0] = b.inputs.bid[0] + 0.0001

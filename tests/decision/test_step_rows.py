@@ -14,11 +14,12 @@ from fx_dagster.market.instruments import instrument
 from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS
 from fx_dagster.settings import CostSettings, RiskSettings
 
-from .conftest import START, fill
+from .conftest import START, fill, fill_extras
 
 SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD")
 N = len(SYMBOLS)
 MODELS = {"simple_models": 2, "deep_models": 1, "meta": True, "best_level": 1}
+MANY = [-0.5, 0.2, 0.6, 0.9, 1.4, np.nan]
 
 
 class Desk:
@@ -29,11 +30,12 @@ class Desk:
         self.config = config_row(config)
         self.table = instrument_table([instrument(symbol) for symbol in SYMBOLS], 30.0)
         self.inputs = np.zeros(N, input_dtype(4))
-        for name in ("confidence", "agreement", "correlation_shift", "drift"):
+        for name in ("agreement", "correlation_shift", "drift", "size", "timing"):
             self.inputs[name] = np.nan
         for row, item in enumerate(instrument(symbol) for symbol in SYMBOLS):
             price = {"USDJPY": 150.0, "XAUUSD": 1_900.0}.get(item.symbol, 1.1)
             fill(self.inputs.view(np.recarray), row, price=price, point=item.point)
+            fill_extras(self.inputs.view(np.recarray), row, regime=1 + row)
         self.inputs["conversion"] = 1.0, 1.0, 1 / 150, 1.0
         self.inputs["market_open"] = self.inputs["active"] = True
         self.inputs["bar_time"] = START
@@ -78,15 +80,15 @@ def bits(rows, prefix=""):
 
 def change(desk, rng, row):
     """Change one row as a market would; return whether it is a change that raises the version."""
-    inputs, kind = desk.inputs, rng.integers(0, 9)
-    raised = kind < 4
+    inputs, kind = desk.inputs, rng.integers(0, 10)
+    raised = kind < 4 or kind == 9
     if kind == 0:
-        inputs["votes"][row] = rng.uniform(-1, 1, 13)
-        inputs["votes"][row, rng.integers(0, 13)] = rng.choice([np.nan, np.inf, 2.0])
+        inputs["votes"][row] = rng.uniform(-1, 1, 14)
+        inputs["votes"][row, rng.integers(0, 14)] = rng.choice([np.nan, np.inf, 2.0])
     elif kind == 1:
         inputs["p_up"][row] = rng.choice([0.2, 0.5, 0.7, 0.9, np.nan, 1.5], 4, p=[0.1, 0.1, 0.3, 0.3, 0.1, 0.1])
     elif kind == 2:
-        inputs["agreement"][row], inputs["confidence"][row] = rng.choice([0.3, -0.8, 1.0, np.nan], 2)
+        inputs["agreement"][row], inputs["confidence"][row] = rng.choice([0.3, 0.8, -0.8, 1.0, np.nan], 2)
         inputs["regime"][row] = rng.integers(0, 5)
     elif kind == 3:
         inputs["bar_time"][row] += HOUR_NS
@@ -96,6 +98,8 @@ def change(desk, rng, row):
         inputs["fresh"][row] = not inputs["fresh"][row]
     elif kind == 6:
         inputs["market_open"][row] = not inputs["market_open"][row]
+    elif kind == 9:
+        inputs["size"][row], inputs["timing"][row] = rng.choice(MANY), rng.choice(MANY, 3)
     elif kind == 7:
         desk.account["healthy"] = not desk.account["healthy"][0]
     else:

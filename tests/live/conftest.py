@@ -24,13 +24,14 @@ from fx_dagster.live.model_desk import ModelDesk
 from fx_dagster.live.records import DecisionRecord, JournalEntry, KillSwitch, SessionState
 from fx_dagster.live_engine import trading_core
 from fx_dagster.market.timeframes import HOUR_NS
-from fx_dagster.models.protocol import Float32
+from fx_dagster.models.answer import DIRECTIONS, EXTRAS, SIMPLE_MODELS
+from fx_dagster.models.inputs import ModelInputs
+from fx_dagster.models.protocol import Float32, Float64
 from fx_dagster.models.service import ModelAnswer, ModelCallError, ModelService, UnavailableReason
 from fx_dagster.settings import LiveSettings, Settings
 from resources.live_feed import ReplayFeed, Tape
 from resources.market.sample import SampleSource
 
-MODELS = ("xgboost", "random_forest")
 FAST = 1e10
 
 
@@ -158,30 +159,64 @@ class MemoryJournal:
         return not self._waiting
 
 
+def logistic_answer(features: Float32, models: tuple[str, ...], *, whole: bool) -> tuple[Float64, Float64]:
+    """Return p(up) ``[n, m]`` and extras ``[n, 7]`` that depend on the features alone."""
+    score = np.tanh(np.nan_to_num(features.astype(np.float64)).mean(axis=1) * 3)
+    p_up = np.column_stack([0.5 + (0.45 - 0.05 * place) * score for place in range(len(models))])
+    extras = np.full((len(features), len(EXTRAS)), np.nan)
+    if whole:
+        bull_or_bear = np.where(score >= 0, 1.0, 2.0)
+        said = (0.5 + 0.3 * np.abs(score), bull_or_bear, score, 1.0 + 0.4 * score, 0.9, 0.1, 0.1)
+        for column, values in enumerate(said):
+            extras[:, column] = values
+    return p_up, extras
+
+
 class LogisticService:
     """A served release whose answers depend on the features alone; can be told to fail."""
 
-    def __init__(self, feature_hash: str) -> None:
-        self.models = MODELS
+    def __init__(self, feature_hash: str, models: tuple[str, ...] = DIRECTIONS) -> None:
+        self.models = models
+        self.symbols = ("XAUUSD", "EURUSD")
         self.release = 4
         self.feature_hash = feature_hash
-        self.calls = 0
+        self.asked: list[tuple[bool, ModelInputs]] = []
         self.failing: Callable[[int], UnavailableReason | None] = lambda call: None
-        self.bad_model = ""
+        self.failing_whole: Callable[[int], UnavailableReason | None] = lambda call: None
+        self.bad: tuple[str, ...] = ()
 
-    async def predict(self, features: Float32, *, deadline_s: float) -> ModelAnswer:
-        self.calls += 1
-        reason = self.failing(self.calls)
+    @property
+    def calls(self) -> int:
+        return len(self.asked)
+
+    async def predict(self, inputs: ModelInputs, *, deadline_s: float, whole: bool = True) -> ModelAnswer:
+        self.asked.append((whole, inputs))
+        reason = self.failing(self.calls) or (self.failing_whole(self.calls) if whole else None)
         if reason is not None:
             raise ModelCallError(reason, "told to")
-        score = np.tanh(np.nan_to_num(features.astype(np.float64)).mean(axis=1) * 3)
-        p_up = np.column_stack([0.5 + 0.45 * score, 0.5 + 0.4 * score])
-        if self.bad_model:
-            p_up[:, MODELS.index(self.bad_model)] = np.nan
-        return ModelAnswer(MODELS, p_up, self.release, 0.1, tuple(int(name == self.bad_model) for name in MODELS))
+        models = self.models if whole else tuple(name for name in self.models if name in SIMPLE_MODELS)
+        p_up, extras = logistic_answer(inputs.features, models, whole=whole)
+        bad = []
+        for name in self.bad:
+            if name in models:
+                p_up[:, models.index(name)] = np.nan
+                bad.append(f"p_up_{name}")
+            elif whole:
+                extras[:, EXTRAS.index(name)] = np.nan
+                bad.append(name)
+        explained = (
+            {
+                "patterns": p_up[:, :3],
+                "expected_return": p_up[:, :1] / 1e3,
+                "regime": np.tile([0.6, 0.2, 0.1, 0.1], (len(inputs), 1)),
+            }
+            if whole
+            else {}
+        )
+        return ModelAnswer(models, p_up, extras, explained, self.release, 0.1, tuple(bad), whole)
 
     async def healthy(self) -> bool:
-        return self.failing(self.calls + 1) is None
+        return self.failing(self.calls + 1) is None and self.failing_whole(self.calls + 1) is None
 
     async def close(self) -> None:
         return
@@ -209,6 +244,13 @@ class MachineClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class ImpatientClock(MachineClock):
+    """The same, but sleeps a thousand times shorter: who watches looks at every turn."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 1e3)
 
 
 class MemoryStates:
@@ -256,6 +298,8 @@ class Session:
     service: LogisticService | None = None
     provider_problem: str = ""
     speed: float = FAST
+    deadline_s: float = 0.02
+    probes_soon: bool = False
     settings: LiveSettings = field(default_factory=lambda: LiveSettings(poll_ms=1.0, history_bars=900, tape_mb_max=0.0))
     journals: list[MemoryJournal] = field(default_factory=list)
     states: "MemoryStates" = field(default_factory=lambda: MemoryStates())
@@ -293,7 +337,7 @@ class Session:
             journal=journal,
             models=ModelDesk(
                 FixedProvider(self.service, self.provider_problem), feature_hash=core.spec.catalogue.hash,
-                models=MODELS, deadline_s=0.02, clock=clock,
+                models=DIRECTIONS, deadline_s=self.deadline_s, clock=ImpatientClock() if self.probes_soon else clock,
             ),
             states=self.states,
             tape=NoTape() if self.recording is None else self.recording(core),

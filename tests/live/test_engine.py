@@ -14,6 +14,7 @@ from fx_dagster.execution.orders import OrderState, Purpose
 from fx_dagster.live.engine import Ending
 from fx_dagster.live.records import JournalEntry, KillSwitch
 from fx_dagster.market.timeframes import HOUR_NS
+from fx_dagster.models.answer import DIRECTIONS, SIMPLE_MODELS
 from fx_dagster.models.service import UnavailableReason
 from fx_dagster.settings import LiveSettings
 
@@ -32,7 +33,7 @@ def test_every_closed_bar_is_decided_once_in_order(session_of: Make) -> None:
     expected = session.source.ticks("EURUSD", session.tape.start, session.tape.end)["time"].to_numpy() // HOUR_NS
     assert times == sorted({int(hour) * HOUR_NS for hour in expected})
     assert session.store.session.finished
-    assert {row.level for row in at_bars(session)} == {Level.SIMPLE_AI}
+    assert {row.level for row in at_bars(session)} == {Level.FULL_AI}
     assert session.journals[-1].statuses[-1]["state"] == "finished"
 
 
@@ -87,40 +88,98 @@ def test_decisions_do_not_depend_on_how_ticks_arrive(session_of: Make, undisturb
     assert slow.history() == expected
 
 
-def test_the_models_failure_shows_in_that_very_decision_and_recovers(session_of: Make) -> None:
-    session = session_of(30, settings=LiveSettings(poll_ms=1.0, history_bars=900, move_atr=1e6))
-    # The first call warms the connection up, the second asks at the first tick: bar i is call i + 3 until one fails.
-    session.service.failing = lambda call: UnavailableReason.UNREACHABLE if 7 <= call <= 8 else None
+def test_the_level_falls_as_answers_degrade_in_that_very_decision_and_comes_back(session_of: Make) -> None:
+    """Whole, then the simple models alone, then nothing, and all the way back after a minute of health each."""
+    quiet = LiveSettings(poll_ms=1.0, history_bars=900, tape_mb_max=0.0, move_atr=1e6)
+    session = session_of(40, settings=quiet, deadline_s=5.0, probes_soon=True, speed=1e7)
+    bars: list[int] = []
+
+    def count(journal: Any) -> None:
+        journal.on_post = lambda number, entry: bars.extend(row.time for row in entry.decisions if row.kind == "bar")
+
+    service = session.service
+    service.failing_whole = lambda call: UnavailableReason.REFUSED if 6 <= len(bars) < 18 else None
+    service.failing = lambda call: UnavailableReason.UNREACHABLE if 12 <= len(bars) < 18 else None
+    session.run(prepare=count)
+    rows = at_bars(session)
+    assert [row.level for row in rows[:6]] == [Level.FULL_AI] * 6
+    assert [row.level for row in rows[6:12]] == [Level.SIMPLE_AI] * 6
+    assert [row.level for row in rows[12:18]] == [Level.TRADITIONAL] * 6
+    assert rows[-1].level == Level.FULL_AI
+    assert (rows[5].level_reason, rows[6].release, rows[12].release) == ("", 4, None)
+    assert "refused: the whole graph of release 4" in rows[6].level_reason
+    assert "unreachable" in rows[12].level_reason
+    assert rows[6].outcome["p_up"][2:] == [None, None, None]
+    assert None not in rows[6].outcome["p_up"][:2]
+    assert sorted(rows[6].outcome["models"]) == ["random_forest", "xgboost"]
+    messages = [message for kind, message in session.store.events if kind == "level"]
+    assert [message[:7] for message in messages[:3]] == ["level 1", "level 2", "level 3"]
+    assert messages[-1].startswith("level 1")
+
+
+def test_what_each_model_said_is_in_the_record(session_of: Make) -> None:
+    session = session_of(12)
     session.run()
-    levels = [row.level for row in at_bars(session)]
-    assert levels[:4] == [2, 2, 2, 2]
-    assert levels[4] == Level.TRADITIONAL
-    failed = at_bars(session)[4]
-    assert "unreachable" in failed.level_reason
-    assert failed.release is None
-    # They are asked again at the next ticks, and trusted after a minute of health.
-    assert session.service.calls > len(levels) + 2
-    assert levels[5] == Level.SIMPLE_AI
-    kinds = [message for kind, message in session.store.events if kind == "level"]
-    assert len(kinds) == 3
+    row = at_bars(session)[-1]
+    said = row.outcome["models"]
+    assert [said[name] for name in DIRECTIONS] == pytest.approx(row.outcome["p_up"], rel=1e-4)
+    assert said["regime"] in ("bull", "bear")
+    assert said["regime_probabilities"] == [0.6, 0.2, 0.1, 0.1]
+    assert (said["enter"], said["exit_long"], said["exit_short"]) == (0.9, 0.1, 0.1)
+    assert said["patterns"] == pytest.approx(row.outcome["p_up"][:3], rel=1e-4)
+    assert said["expected_return"] == pytest.approx(row.outcome["p_up"][0] / 1e3, rel=1e-4)
+    assert row.outcome["votes"]
+
+
+def test_symbols_go_by_their_place_in_the_release(session_of: Make) -> None:
+    session = session_of(5)
+    session.run()
+    whole, inputs = session.service.asked[-1]
+    assert whole
+    assert inputs.symbol.tolist() == [session.service.symbols.index("EURUSD")]
+    assert inputs.sequence.shape[1:] == (48, 16)
+    assert np.isfinite(inputs.chart).all()
 
 
 def test_after_several_failures_the_models_are_left_alone_until_a_probe_succeeds(session_of: Make) -> None:
     session = session_of(30)
     session.service.failing = lambda call: UnavailableReason.DEADLINE if call > 3 else None
     session.run()
-    assert session.service.calls < 3 + 3 + 4
+    # One to the whole graph, three to the simple models, and at most some probes.
+    asked = [whole for whole, _ in session.service.asked[3:7]]
+    assert asked == [True, False, False, False]
+    assert session.service.calls < 3 + 4 + 4
     assert "not asked after 3 failures" in session.store.decisions[-1].level_reason
 
 
-def test_nonsense_of_one_model_lowers_the_level(session_of: Make) -> None:
+def test_nonsense_of_one_simple_model_lowers_the_level(session_of: Make) -> None:
     session = session_of(12)
-    session.service.bad_model = "random_forest"
+    session.service.bad = ("random_forest",)
     session.run()
     row = session.store.decisions[-1]
     assert row.level == Level.TRADITIONAL
     assert "random_forest" in row.level_reason
     assert row.outcome["p_up"][1] is None
+
+
+@pytest.mark.parametrize("name", ["lstm", "meta", "regime"])
+def test_nonsense_of_another_model_leaves_the_simple_ones(session_of: Make, name: str) -> None:
+    session = session_of(12)
+    session.service.bad = (name,)
+    session.run()
+    row = at_bars(session)[-1]
+    assert row.level == Level.SIMPLE_AI
+    assert f"discarded {'regime' if name == 'regime' else f'p_up_{name}'}" in row.level_reason
+    assert name not in row.outcome["models"]
+    assert all(whole for whole, _ in session.service.asked[2:])
+
+
+def test_a_release_of_simple_models_alone_trades_at_the_second_level(session_of: Make) -> None:
+    session = session_of(12)
+    session.service.models = SIMPLE_MODELS
+    session.run()
+    assert {row.level for row in at_bars(session)} == {Level.SIMPLE_AI}
+    assert "has no lstm, cnn, meta" in at_bars(session)[-1].level_reason
 
 
 def test_a_release_of_other_features_is_refused_not_asked(session_of: Make) -> None:

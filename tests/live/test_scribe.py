@@ -1,5 +1,6 @@
 """What is written down of decisions and orders: what was decided, and what stood around it."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from fx_dagster.live.records import KillSwitch
 from fx_dagster.live.scribe import Circumstances, Scribe, command_of, why
 from fx_dagster.live_engine import trading_core
 from fx_dagster.market.timeframes import SECOND_NS, Timeframe
+from fx_dagster.models.answer import DIRECTIONS, EXTRAS
+from fx_dagster.models.inputs import ModelInputs
 from fx_dagster.settings import Settings
 
 BASE = Timeframe.M5
@@ -32,7 +35,7 @@ def core() -> TradingCore:
 
 @pytest.fixture
 def scribe(core: TradingCore) -> Scribe:
-    return Scribe(core, account="paper", session=7)
+    return Scribe(core, account="paper", session=7, models=DIRECTIONS)
 
 
 @pytest.fixture
@@ -83,12 +86,12 @@ def test_a_tighter_stop_trades_nothing(scribe: Scribe) -> None:
 
 def test_keys_are_the_decisions_own_and_the_same_after_a_restart(core: TradingCore, scribe: Scribe) -> None:
     one = scribe.intents([act()])[1].client_order_id
-    assert one == Scribe(core, account="paper", session=7).intents([act()])[1].client_order_id
+    assert one == Scribe(core, account="paper", session=7, models=DIRECTIONS).intents([act()])[1].client_order_id
     others = [
         scribe.intents([act(number=4)])[1], scribe.intents([act(symbol="EURUSD")])[1],
         scribe.intents([act(Action.CLOSE, held_lots=0.1)])[1], scribe.intents([act(time=END + 1)])[1],
-        Scribe(core, account="paper", session=8).intents([act()])[1],
-        Scribe(core, account="other", session=7).intents([act()])[1],
+        Scribe(core, account="paper", session=8, models=DIRECTIONS).intents([act()])[1],
+        Scribe(core, account="other", session=7, models=DIRECTIONS).intents([act()])[1],
     ]  # fmt: skip
     assert len({one, *(intent.client_order_id for intent in others)}) == 7
     assert all(0 < intent.client_order_id < 2**63 for intent in others)
@@ -109,7 +112,8 @@ def test_a_record_says_what_was_decided_and_when(core: TradingCore, scribe: Scri
     for record, one in zip(records, logged, strict=True):
         assert (record.number, record.kind, record.time, record.bar_time) == (one.number, "bar", END, START)
         assert (record.level, record.action, record.score) == (one.said.level, one.said.action, one.said.score)
-        assert record.outcome["p_up"] == [None, None]
+        assert record.outcome["p_up"] == [None] * len(DIRECTIONS)
+        assert record.outcome["models"] == {}
         assert record.outcome["reasons"] == list(one.said.reasons)
         assert (record.feature_hash, record.release, record.client_order_id) == (core.spec.catalogue.hash, None, None)
         assert (record.latency_total_ms, record.latency_model_ms, record.decided_wall_ns) == (1.5, None, 42)
@@ -117,9 +121,17 @@ def test_a_record_says_what_was_decided_and_when(core: TradingCore, scribe: Scri
 
 
 def asked(rows: list[int], problem: str = "") -> Circumstances:
-    features = np.arange(len(rows) * 3, dtype=np.float32).reshape(len(rows), 3)
-    question = Question(np.array(rows), features, END, Kind.BAR)
-    return Circumstances(question, Asked(np.full((len(rows), 2), 0.6), 4, 2.5, problem), "", 1.5, 42)
+    n = len(rows)
+    features = np.arange(n * 3, dtype=np.float32).reshape(n, 3)
+    bare = np.zeros((n, 1), dtype=np.float32)
+    inputs = ModelInputs(features, bare, bare, np.full(n, START), np.full(n, -1))
+    question = Question(np.array(rows), tuple(SYMBOLS[row] for row in rows), inputs, END, Kind.BAR)
+    explained = {
+        "patterns": np.arange(n * 2.0).reshape(n, 2) / 3, "expected_return": np.full((n, 1), 1.23456789e-4),
+        "attention_weights": np.full((n, 3), np.nan),
+    }  # fmt: skip
+    values = np.full((n, len(DIRECTIONS) + len(EXTRAS)), 0.6)
+    return Circumstances(question, Asked(values, 4, 2.5, problem, explained, whole=True), "", 1.5, 42)
 
 
 def test_features_and_answers_go_to_the_symbols_that_were_asked_about(scribe: Scribe, logged: list[Logged]) -> None:
@@ -149,13 +161,25 @@ def test_probabilities_are_those_of_the_decision(scribe: Scribe, logged: list[Lo
     assert record.outcome["p_up"] == [0.25, None]
 
 
+def test_what_the_models_said_is_kept_by_name_and_rounded(scribe: Scribe, logged: list[Logged]) -> None:
+    answer = [0.1234567, None, 0.7, 0.6, 0.55, 0.61, 3.0, -0.2, 1.25, 0.5, None, 0.25]
+    euro, pound = scribe.records([replace(one, answer=answer) for one in logged], asked([1]), {})
+    known = {
+        "xgboost": 0.12346, "lstm": 0.7, "cnn": 0.6, "meta": 0.55, "confidence": 0.61, "regime": "high_volatility",
+        "attention": -0.2, "size": 1.25, "enter": 0.5, "exit_short": 0.25,
+    }  # fmt: skip
+    assert euro.outcome["models"] == known, "nothing was asked about it now: what explains an older answer is gone"
+    assert pound.outcome["models"] == known | {"patterns": [0.0, 0.33333], "expected_return": 0.00012346}
+    assert json.loads(json.dumps(pound.outcome, allow_nan=False))["models"] == pound.outcome["models"]
+
+
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("level", "words"),
     [
-        (Level.FULL_AI, ""), (Level.SIMPLE_AI, "drift"), (Level.TRADITIONAL, "drift; models: late"),
+        (Level.FULL_AI, ""), (Level.SIMPLE_AI, "drift; models: late"), (Level.TRADITIONAL, "drift; models: late"),
         (Level.EMERGENCY, "drift; models: late; journal: away"),
     ],
 )  # fmt: skip

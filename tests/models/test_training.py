@@ -5,8 +5,8 @@ import pytest
 
 from fx_dagster.errors import TrainingError
 from fx_dagster.models.dataset import Dataset
-from fx_dagster.models.families import FAMILIES
-from fx_dagster.models.training import OutOfFold, cross_validate, fit_release, predictions_frame
+from fx_dagster.models.random_forest import RandomForestModel
+from fx_dagster.models.training import OutOfFold, cross_validate, fit_release
 from fx_dagster.models.xgboost import XGBoostModel
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
@@ -15,7 +15,7 @@ Splits = list[tuple[np.ndarray, np.ndarray]]
 @pytest.fixture(scope="module")
 def results(dataset: Dataset, splits: Splits) -> list[OutOfFold]:
     spec = dataset.spec(seed=3, threads=1)
-    return [cross_validate(factory, spec, dataset, splits) for factory in FAMILIES.values()]
+    return [cross_validate(factory, spec, dataset, splits) for factory in (XGBoostModel, RandomForestModel)]
 
 
 def test_out_of_fold_finds_the_planted_signal(results: list[OutOfFold]) -> None:
@@ -31,20 +31,12 @@ def test_each_row_is_predicted_by_the_fold_that_tested_it(dataset: Dataset, spli
     result = cross_validate(XGBoostModel, spec, dataset, splits, progress=lambda *told: seen.append(told))
     assert seen == [("xgboost", 1, 3), ("xgboost", 2, 3), ("xgboost", 3, 3)]
     train, test = splits[1]
-    alone = XGBoostModel(spec).fit(dataset.X[train], dataset.y[train]).predict(dataset.X[test])
-    assert np.array_equal(result.p_up[test], alone)
+    alone = XGBoostModel(spec).fit(dataset.take(train)).predict(dataset.take(test))["p_up"]
+    assert np.array_equal(result.p_up[test], alone[:, 0])
+    assert np.array_equal(result.answers["p_up"][test], alone)
     assert (result.fold[test] == 1).all()
     assert np.isnan(result.p_up[:1_200]).all()
     assert result.tested.sum() == 1_200
-
-
-def test_predictions_have_the_shared_columns(results: list[OutOfFold], dataset: Dataset) -> None:
-    frame = predictions_frame(dataset, results)
-    assert list(frame.columns) == ["time", "symbol", "fold", "up", "p_up_xgboost", "p_up_random_forest"]
-    assert len(frame) == 1_200
-    assert not frame.isna().any().any()
-    assert frame["fold"].dtype == np.int32
-    assert set(frame["symbol"]) == set(dataset.symbols)
 
 
 def test_a_leaking_split_is_refused(dataset: Dataset) -> None:
@@ -63,19 +55,11 @@ def test_no_split_is_refused(dataset: Dataset) -> None:
         cross_validate(XGBoostModel, dataset.spec(seed=1), dataset, [])
 
 
-def test_models_tested_over_different_folds_are_not_put_side_by_side(
-    results: list[OutOfFold], dataset: Dataset, splits: Splits
-) -> None:
-    other = cross_validate(XGBoostModel, dataset.spec(seed=3, threads=1), dataset, splits[:2])
-    with pytest.raises(TrainingError, match="different folds"):
-        predictions_frame(dataset, [results[1], other])
-
-
 def test_released_model_is_proved_and_judged_on_the_holdout(dataset: Dataset, splits: Splits) -> None:
     train, holdout = splits[-1]
     model, artifact = fit_release(XGBoostModel, dataset.spec(seed=3, threads=1), dataset, train, holdout)
     metrics = artifact.card.metrics
     assert metrics["onnx_parity"] <= 1e-5
-    accuracy = np.mean((model.predict(dataset.X[holdout]) > 0.5) == dataset.y[holdout])
+    accuracy = np.mean((model.predict(dataset.take(holdout))["p_up"][:, 0] > 0.5) == dataset.y[holdout])
     assert metrics["holdout"]["accuracy"] == pytest.approx(accuracy)
     json.dumps(artifact.card.to_dict(), allow_nan=False)

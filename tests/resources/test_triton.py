@@ -5,32 +5,44 @@ import platform
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from fx_dagster.errors import ServerError, UnsupportedPlatformError
+from fx_dagster.errors import FeatureMismatchError, ServerError, UnsupportedPlatformError
+from fx_dagster.models.inputs import ModelInputs
 from fx_dagster.models.release import Canary, ReleaseManifest
 from fx_dagster.models.service import ModelCallError, UnavailableReason
 from fx_dagster.settings import Settings, TritonSettings
 from resources.servers import triton as server
 from resources.triton import TritonModelService, _call_error, serve_release
 
+ROW = ModelInputs(
+    features=np.zeros((1, 2), dtype=np.float32),
+    sequence=np.zeros((1, 3, 2), dtype=np.float32),
+    chart=np.zeros((1, 1, 5, 4), dtype=np.float32),
+    time=np.zeros(1, dtype=np.int64),
+    symbol=np.zeros(1, dtype=np.int64),
+)
 MANIFEST = ReleaseManifest(
     version=1,
     created_at="2017-12-29T22:00:00+00:00",
-    models=("xgboost",),
+    models=("xgboost", "cnn"),
+    members=("xgboost", "cnn"),
+    symbols=("EURUSD",),
+    quantised=(),
+    device="cpu",
     feature_names=("a", "b"),
     feature_hash="c0ffee",
     files={},
-    canary=Canary(((0.0, 0.0),), {"xgboost": (0.5,)}),
+    canary=Canary.of(ROW, dict.fromkeys(("p_up_xgboost", "p_up_cnn", "patterns"), np.full((1, 1), 0.5))),
     metrics={},
     lineage={},
     cards={},
 )
-ROW = np.zeros((1, 2), dtype=np.float32)
 
 
 def closed_port() -> int:
@@ -47,6 +59,7 @@ async def failed(url: str, deadline_s: float) -> tuple[UnavailableReason, float]
         await service.predict(ROW, deadline_s=deadline_s)
     elapsed_s = time.perf_counter() - began
     assert not await service.healthy()
+    assert not await service.healthy(whole=False)
     await service.close()
     return caught.value.reason, elapsed_s
 
@@ -64,6 +77,24 @@ def test_a_socket_that_never_answers_costs_the_deadline() -> None:
         reason, elapsed_s = asyncio.run(failed(f"127.0.0.1:{silent.getsockname()[1]}", 0.1))
     assert reason is UnavailableReason.DEADLINE
     assert 0.09 < elapsed_s < 0.4
+
+
+def test_rows_of_other_shapes_are_refused_before_any_call() -> None:
+    async def asked(rows: ModelInputs, *, whole: bool) -> None:
+        service = TritonModelService("127.0.0.1:9", MANIFEST)
+        try:
+            await service.predict(rows, deadline_s=0.1, whole=whole)
+        finally:
+            await service.close()
+
+    with pytest.raises(FeatureMismatchError, match=r"release 1 takes features of \[2\] a row, got \[5\]"):
+        asyncio.run(asked(replace(ROW, features=np.zeros((1, 5), np.float32)), whole=False))
+    narrow = replace(ROW, chart=np.zeros((1, 1, 5, 3), np.float32))
+    with pytest.raises(FeatureMismatchError, match=r"takes chart of \[1, 5, 4\] a row, got \[1, 5, 3\]"):
+        asyncio.run(asked(narrow, whole=True))
+    # The simple models do not look at charts.
+    with pytest.raises(ModelCallError):
+        asyncio.run(asked(narrow, whole=False))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,14 @@ import triton_python_backend_utils as pb_utils
 
 MODEL_FILE = "model.onnx"
 SERVER_POLL_S = 0.5
+_ONNX_TYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int8)": np.dtype(np.int8),
+}
 
 
 class TritonPythonModel:
@@ -41,9 +49,10 @@ class TritonPythonModel:
         content = _read(path, _parameter(config, "sha256", ""))
         self._session = _open(path, content, config)
         self._inputs = [(entry["name"], _dtype(entry), _dims(entry)) for entry in config["input"]]
-        self._outputs = [(entry["name"], _dtype(entry)) for entry in config["output"]]
+        outputs = [(entry["name"], _dtype(entry), _dims(entry)) for entry in config["output"]]
+        self._outputs = [(name, dtype) for name, dtype, _ in outputs]
         self._batches = int(config.get("max_batch_size", 0)) > 0
-        _require_same_tensors(path, self._session, self._inputs, [name for name, _ in self._outputs])
+        _require_same_tensors(path, self._session, self._inputs, outputs, self._batches)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request; one whose tensors are wrong gets an error of its own and spoils no other's."""
@@ -156,18 +165,29 @@ def _open(path: Path, content: bytes, config: dict[str, Any]) -> Any:
         raise pb_utils.TritonModelException(f"{path}: ONNX Runtime cannot open it: {error}") from error
 
 
-def _require_same_tensors(path: Path, session: Any, inputs: list[Any], outputs: list[str]) -> None:
+def _require_same_tensors(path: Path, session: Any, inputs: list[Any], outputs: list[Any], batches: bool) -> None:
+    """Compare the file's tensors with the configuration's, as the native backend does."""
     graph_inputs = {node.name: node for node in session.get_inputs()}
+    graph_outputs = {node.name: node for node in session.get_outputs()}
     wanted = {name for name, *_ in inputs}
     if set(graph_inputs) != wanted:
         raise pb_utils.TritonModelException(f"{path}: inputs are {sorted(graph_inputs)}, configured {sorted(wanted)}")
-    missing = sorted(set(outputs) - {node.name for node in session.get_outputs()})
+    missing = sorted({name for name, *_ in outputs} - set(graph_outputs))
     if missing:
         raise pb_utils.TritonModelException(f"{path}: has no output {', '.join(missing)}")
-    for name, _, dims in inputs:
-        last = graph_inputs[name].shape[-1]
-        if dims and isinstance(last, int) and dims[-1] not in (-1, last):
-            raise pb_utils.TritonModelException(f"{path}: input {name!r} has {last} columns, configured {dims[-1]}")
+    for kind, entries, nodes in (("input", inputs, graph_inputs), ("output", outputs, graph_outputs)):
+        for name, dtype, dims in entries:
+            _require_same(path, f"{kind} {name!r}", nodes[name], dtype, dims, batches)
+
+
+def _require_same(path: Path, place: str, node: Any, dtype: np.dtype, dims: list[int], batches: bool) -> None:
+    """Compare one tensor; a dimension that either leaves open fits."""
+    found = node.shape[1:] if batches else node.shape
+    fits = len(found) == len(dims) and all(
+        want in (-1, have) or not isinstance(have, int) for have, want in zip(found, dims, strict=True)
+    )
+    if _ONNX_TYPES.get(node.type) != dtype or not fits:
+        raise pb_utils.TritonModelException(f"{path}: {place} is {node.type}{found}, configured {dtype}{dims}")
 
 
 def _parameter(config: dict[str, Any], name: str, default: str) -> str:

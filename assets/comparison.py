@@ -1,0 +1,163 @@
+"""Side by side: the three ways of combining, each model alone, and the traditional control."""
+
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from assets.evaluation import GROUP, OWNERS, backtest, origin, trainings
+from assets.history import RESUME_AFTER_HOURS, read_history
+from assets.metadata import frame_table, picture
+from assets.models import read_dataset
+from assets.predictions import read_stacked
+from assets.run_shape import RunShape
+from fx_dagster.backtest.candidates import (
+    CONTROL,
+    CandidateResult,
+    best_by_luck,
+    candidates,
+    comparison_frame,
+    equity_frame,
+    replay_candidates,
+)
+from fx_dagster.backtest.prepare import History
+from fx_dagster.backtest.trials import backtest_trial
+from fx_dagster.decision.config import paper_config
+from fx_dagster.models.answer import BASE_MODELS, DIRECTIONS, META
+from fx_dagster.models.compare import compare_models
+from fx_dagster.models.evaluate import evaluate
+from fx_dagster.models.training import judged
+from fx_dagster.report.files import write_text
+from fx_dagster.settings import Settings
+from resources.dagster_resources import LakeResource, MarketResource, SettingsResource, TrialsResource
+from resources.lake import Lake
+
+COMPARISON = "comparison.json"
+LUCK_MAX = 0.05
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"numba"},
+    deps=[backtest],
+    description="""Every way to trade on the same bars, costs and risk: the three ways of combining, each model alone,
+the hybrid without agents, and the traditional control.
+
+Answers are out of fold only. Each row's difference from the control has a paired block-bootstrap interval; the p-value
+of the best is Hansen's test for superior predictive ability over all of them; models are compared by log-loss with
+Diebold and Mariano's test. Every candidate is recorded as a trial.""",
+)
+def model_comparison(
+    context: dg.AssetExecutionContext,
+    market: MarketResource,
+    lake: LakeResource,
+    settings: SettingsResource,
+    trials: TrialsResource,
+) -> dg.MaterializeResult:
+    """Replay every candidate, judge every model on the same rows, and store both tables."""
+    chosen, shape, store = settings.load(), RunShape.of(market.open()), lake.open()
+    history = read_history(store, shape, chosen)
+    results = _replayed(history, shape, chosen)
+    _record(trials, context.run.run_id, store, shape, chosen, history, results)
+    table, luck = comparison_frame(results), best_by_luck(results, seed=chosen.training.seed)
+    directions, losses = judge_models(store, shape, chosen)
+    store.write("comparison_equity", equity_frame(results))
+    found = {
+        "candidates": table.replace({np.nan: None}).to_dict(orient="records"),
+        "best_by_luck": luck,
+        "models": directions.replace({np.nan: None}).to_dict(orient="records"),
+        "losses": losses.replace({np.nan: None}).to_dict(orient="records"),
+    }
+    write_text(chosen.evaluation / COMPARISON, pd.Series(found).to_json(indent=1))
+    return dg.MaterializeResult(metadata=_metadata(results, table, luck, directions, losses, chosen))
+
+
+def _replayed(history: History, shape: RunShape, settings: Settings) -> list[CandidateResult]:
+    return replay_candidates(
+        history,
+        candidates(paper_config(settings, shape.base), DIRECTIONS),
+        DIRECTIONS,
+        initial_balance=settings.risk.initial_balance,
+        leverage=settings.risk.leverage,
+        resume_after_hours=RESUME_AFTER_HOURS,
+        seed=settings.training.seed,
+    )
+
+
+def _record(
+    trials: TrialsResource, run_id: str, lake: Lake, shape: RunShape, settings: Settings, history: History,
+    results: list[CandidateResult],
+) -> None:  # fmt: skip
+    """Every candidate that was looked at counts."""
+    control = results[0].result
+    for found in results[1:]:
+        trial = backtest_trial(
+            origin(f"model_comparison/{found.candidate.name}", run_id, shape),
+            found.result,
+            control,
+            found.candidate.config,
+            settings.risk,
+            resume_after_hours=RESUME_AFTER_HOURS,
+            trainings={name: key for name, key in trainings(lake).items() if name in found.candidate.models},
+            start=int(history.market.time[0]),
+        )
+        trials.record(trial)
+
+
+def judge_models(lake: Lake, shape: RunShape, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Judge every direction model on the rows that all of them were tested on.
+
+    Returns:
+        One row a model: accuracy with its interval beside the majority class and break-even, log-loss, Brier score and
+        calibration error; and one row a pair of models: difference of log-loss and its p-value.
+    """
+    rows, _ = read_stacked(lake, read_dataset(lake, shape, settings), meta=True)
+    said = dict(zip(BASE_MODELS, rows.said.T, strict=True))
+    if rows.meta is not None:
+        said[META] = rows.meta
+    found = {name: evaluate(judged(rows, p_up), seed=settings.training.seed) for name, p_up in said.items()}
+    columns = (
+        "rows", "accuracy", "accuracy_low", "accuracy_high", "majority_accuracy", "break_even_accuracy", "log_loss",
+        "base_log_loss", "brier", "roc_auc", "calibration_error",
+    )  # fmt: skip
+    table = pd.DataFrame(
+        [{"model": name, **{column: getattr(metrics, column) for column in columns}} for name, metrics in found.items()]
+    )
+    pairs = compare_models(rows.y, said, rows.time, horizon_bars=settings.feature.horizon_bars)
+    return table, pd.DataFrame([vars(pair) for pair in pairs])
+
+
+def _metadata(
+    results: list[CandidateResult], table: pd.DataFrame, luck: float | None, directions: pd.DataFrame,
+    losses: pd.DataFrame, settings: Settings,
+) -> dict[str, Any]:  # fmt: skip
+    from fx_dagster.report.plots import line_png
+
+    equity = equity_frame(results)
+    ways = {name: equity[name] for name in equity.columns if name != "time" and not name.endswith(" alone")}
+    alone = {name: equity[name] for name in equity.columns if name == CONTROL or name.endswith(" alone")}
+    time = pd.to_datetime(equity["time"], utc=True)
+    unit = settings.risk.account_currency
+    return {
+        "candidates": frame_table(table),
+        "best_by_luck": luck if luck is not None else "not settled: too few days",
+        "models": frame_table(directions),
+        "log_losses": frame_table(losses),
+        "ways_of_combining": picture(line_png(time, ways, title="Ways of combining", unit=unit)),
+        "models_alone": picture(line_png(time, alone, title="Each model alone", unit=unit)),
+    }
+
+
+@dg.asset_check(asset=model_comparison)
+def the_best_is_more_than_luck(settings: SettingsResource) -> dg.AssetCheckResult:
+    """Over all candidates, the best one's lead over the control is not what luck alone would bring."""
+    import json
+
+    found = json.loads((settings.load().evaluation / COMPARISON).read_text())["best_by_luck"]
+    return dg.AssetCheckResult(
+        passed=found is not None and found < LUCK_MAX,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="too few days to tell" if found is None else f"p-value {found:.3f}, allowed {LUCK_MAX}",
+    )
