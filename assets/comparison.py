@@ -150,6 +150,20 @@ def _metadata(
     }
 
 
+@dg.asset_check(asset=model_comparison, blocking=True)
+def every_account_is_accounted_for(lake: LakeResource) -> dg.AssetCheckResult:
+    """Every candidate's equity is a positive number at every bar, and the control's is that of the asset backtest."""
+    store = lake.open()
+    equity, whole = store.read("comparison_equity"), store.read("backtest_equity")
+    accounts = equity.drop(columns="time")
+    wrong = [name for name in accounts.columns if not (np.isfinite(accounts[name]) & (accounts[name] > 0)).all()]
+    same = np.array_equal(accounts[CONTROL], whole["control"])
+    return dg.AssetCheckResult(
+        passed=not wrong and same,
+        description=", ".join(wrong) or ("they are" if same else "the control is not the one of the asset backtest"),
+    )
+
+
 @dg.asset_check(asset=model_comparison)
 def the_best_is_more_than_luck(settings: SettingsResource) -> dg.AssetCheckResult:
     """Over all candidates, the best one's lead over the control is not what luck alone would bring."""

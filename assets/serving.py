@@ -1,5 +1,7 @@
 """From trained models to a release that answers: immutable files, a manifest, and Triton proved against it."""
 
+from typing import Any
+
 import dagster as dg
 import numpy as np
 import pandas as pd
@@ -174,7 +176,7 @@ def served_release(market: MarketResource, settings: SettingsResource) -> dg.Mat
     if useless:
         releases.activate(version, reason=f"released; the live one is of no use here: {useless}")
     stage = releases.introduce(version, reason="released")
-    told = {"release": version, "stage": str(stage), "served": difference is not None}
+    told: dict[str, Any] = {"release": version, "stage": str(stage), "served": difference is not None}
     if difference is None:
         return dg.MaterializeResult(metadata={**told, "why": "no Triton runs here"})
     unloaded = unload_releases(chosen.triton.url, secret, _kept(releases, repository))

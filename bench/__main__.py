@@ -31,6 +31,9 @@ GROUPS: dict[str, tuple[Environment, ...]] = {
     "live": (),
 }
 """Modules of this package by name, in the order of the table, and the environments that their rivals need."""
+ON_SERVERS: dict[str, tuple[Environment, ...]] = {"serving": (), "blue_green": ()}
+"""The same of those that measure models on servers of their own."""
+ALL = GROUPS | ON_SERVERS
 HOME, TEST_DATA = "FX_BENCH_HOME", "FX_TEST_DATA"
 PLAIN_WIDTH = 200
 """Columns of the table where no terminal says how many there are."""
@@ -38,11 +41,11 @@ PLAIN_WIDTH = 200
 
 def main(
     quick: Annotated[bool, typer.Option(help="A tenth of the work; writes nothing.")] = False,
-    only: Annotated[list[str] | None, typer.Option(help=f"Groups of {', '.join(GROUPS)}; writes nothing.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Groups of {', '.join(ALL)}; writes nothing.")] = None,
     live_minutes: Annotated[float, typer.Option(help="Of the longest live session; 0: no live rows.", min=0.0)] = 10.0,
 ) -> None:
     """Measure this project beside its peers, show one table, and write docs/benchmarks.md."""
-    chosen = _chosen(only or GROUPS, live_minutes)
+    chosen = _chosen(only or ALL, live_minutes)
     session, facts = _session(quick=quick), page.machine()
     _install(session.peers, chosen)
     rows: list[Row] = []
@@ -65,10 +68,10 @@ def main(
 
 
 def _chosen(names: Iterable[str], live_minutes: float) -> list[str]:
-    unknown = sorted(set(names) - set(GROUPS))
+    unknown = sorted(set(names) - set(ALL))
     if unknown:
-        raise typer.BadParameter(f"no group {unknown[0]}; there are {', '.join(GROUPS)}", param_hint="--only")
-    return [group for group in GROUPS if group in set(names) and (group != "live" or live_minutes > 0.0)]
+        raise typer.BadParameter(f"no group {unknown[0]}; there are {', '.join(ALL)}", param_hint="--only")
+    return [group for group in ALL if group in set(names) and (group != "live" or live_minutes > 0.0)]
 
 
 def _session(*, quick: bool) -> Session:
@@ -79,7 +82,7 @@ def _session(*, quick: bool) -> Session:
 
 def _install(peers: Peers, groups: Sequence[str]) -> None:
     """Make the rivals' environments, each of which takes a minute or two the first time."""
-    for environment in dict.fromkeys(one for group in groups for one in GROUPS[group]):
+    for environment in dict.fromkeys(one for group in groups for one in ALL[group]):
         with console.step(f"Environment of {environment.pins[0].replace('==', ' ')}") as step:
             step.result = peers.missing(environment)
 

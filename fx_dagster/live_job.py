@@ -3,12 +3,14 @@
 The job is launched by ``live_trading_sensor`` and by nobody's schedule. It has no retries and no longest run time: the
 sensor decides whether a dead session comes back. While it runs it observes the asset ``live_session`` every few
 seconds; that observation is the heartbeat that the sensor reads, and what a person sees in the page.
+
+A challenger's session, in shadow, is a run of the same job: its tags name its account and the release that it asks.
 """
 
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -18,12 +20,17 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from fx_dagster.errors import FencedError, ServerError
 from fx_dagster.live.supervisor import Outcome, Supervisor, SupervisorNews
+from fx_dagster.models.promotion import SHADOW_SUFFIX
 from fx_dagster.settings import Settings, load_settings
 from resources.live_store import LiveStore, StatusRow
 from resources.servers.process import ManagedProcess, child_environment, spawn
 
 JOB_NAME = "live_trading_job"
 ROLE_TAG = {"fx/role": "live"}
+SHADOW_ROLE_TAG = {"fx/role": "shadow"}
+"""Of a challenger's run, in place of the job's own: the instance's limit of one live session does not count it."""
+ACCOUNT_TAG, PINNED_TAG = "fx/account", "fx/pinned"
+_TAGGED = {ACCOUNT_TAG: "FX_LIVE_ACCOUNT", PINNED_TAG: "FX_RELEASE_PINNED"}
 START_ALLOWANCE_S = 60.0
 """Until its first heartbeat an engine may take this long: imports, compilation, history."""
 
@@ -65,6 +72,7 @@ class Heartbeat:
         run_is_over: Callable[[], bool],
     ) -> None:
         self._live = settings.live
+        self._asked = settings.release.pinned
         self._store = store
         self._observe = observe
         self._run_is_over = run_is_over
@@ -90,7 +98,7 @@ class Heartbeat:
             status = self._store.status(self._live.account)
             alive = self._alive(status, news, now)
             if alive:
-                self._observe(_metadata(status if _is_of(status, news) else None, news))
+                self._observe(self._metadata(status if _is_of(status, news) else None, news))
         except _AWAY as error:
             _log.warning("no heartbeat: %s", error)
             return True
@@ -100,6 +108,10 @@ class Heartbeat:
         if not _is_of(status, news):
             return now - self._started_s < START_ALLOWANCE_S
         return status is not None and status.age_s < self._live.heartbeat_stale_s
+
+    def _metadata(self, status: StatusRow | None, news: SupervisorNews) -> dict[str, Any]:
+        told = {"account": self._live.account, **({"pinned_release": self._asked} if self._asked else {})}
+        return {**told, **_metadata(status, news)}
 
 
 def _is_of(status: StatusRow | None, news: SupervisorNews) -> bool:
@@ -118,14 +130,20 @@ def _metadata(status: StatusRow | None, news: SupervisorNews) -> dict[str, Any]:
     return {**shown, "session_id": status.session_id, **flat, **nested}
 
 
+def tagged_settings(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings, as ``FX_…`` variables, that a run's tags lay over those of the environment."""
+    return {variable: tags[tag] for tag, variable in _TAGGED.items() if tag in tags}
+
+
 def engine_starter(settings: Settings) -> Callable[[], ManagedProcess]:
     """Return a function that starts the engine in a process that dies with this one."""
+    log = "live-shadow.log" if settings.live.account.endswith(SHADOW_SUFFIX) else "live.log"
 
     def start() -> ManagedProcess:
         return spawn(
             [sys.executable, "-m", "fx_dagster.live_engine"],
             env=child_environment(settings),
-            log=settings.logs / "live.log",
+            log=settings.logs / log,
             name="live engine",
         )
 
@@ -135,7 +153,7 @@ def engine_starter(settings: Settings) -> Callable[[], ManagedProcess]:
 @dg.op(name="live_session", description="Supervise the engine until the session is over; heartbeat while it lives.")
 def supervise_live_session(context: dg.OpExecutionContext) -> None:
     """Keep one engine alive. Every way out, also by a person's cancelling, ends it first."""
-    settings = load_settings()
+    settings = load_settings(tagged_settings(context.run.tags))
     store = LiveStore(settings.postgres.url.get_secret_value())
 
     def observe(metadata: dict[str, Any]) -> None:

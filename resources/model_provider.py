@@ -1,10 +1,12 @@
 """Which release the live session asks, and the connection to it.
 
 One row in PostgreSQL says which release is active. It is read beside the decisions, never by one; a switch takes
-effect at the next decision after it was seen. The old connection is closed only after the new one is in place.
+effect at the next decision after it was seen. The old connection is closed only when no call can wait on it any more.
 """
 
 import asyncio
+import time
+from typing import Final
 
 import psycopg
 
@@ -12,6 +14,9 @@ from fx_dagster.errors import FxError
 from fx_dagster.models.service import ModelService
 from resources.releases import ReleaseStore
 from resources.triton import TritonModelService
+
+GRACE_S: Final = 5.0
+"""A connection that was replaced stays open so long: beyond every deadline, of a warm-up too."""
 
 
 class ReleasedModels:
@@ -25,6 +30,7 @@ class ReleasedModels:
 
     def __init__(self, store: ReleaseStore, triton_url: str, *, pinned: int | None = None) -> None:
         self._pinned = pinned
+        self._retired: list[tuple[float, TritonModelService]] = []
         self._store = store
         self._triton_url = triton_url
         self._service: TritonModelService | None = None
@@ -42,6 +48,7 @@ class ReleasedModels:
 
     async def refresh(self) -> None:
         """Look which release is active; what is in use stays in use while PostgreSQL is away."""
+        await self._close_retired()
         if not self._triton_url:
             return
         try:
@@ -58,8 +65,17 @@ class ReleasedModels:
     async def _use(self, service: TritonModelService | None, problem: str) -> None:
         old, self._service, self._problem = self._service, service, problem
         if old is not None:
-            await old.close()
+            self._retired.append((time.monotonic(), old))
+
+    async def _close_retired(self, grace_s: float = GRACE_S) -> None:
+        """Close connections that were replaced so long ago that every call over them has had its deadline."""
+        until = time.monotonic() - grace_s
+        over = [service for since, service in self._retired if since <= until]
+        self._retired = [(since, service) for since, service in self._retired if since > until]
+        for service in over:
+            await service.close()
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close all connections."""
         await self._use(None, self._problem)
+        await self._close_retired(0.0)

@@ -14,6 +14,13 @@ from fx_dagster.market.bars import resample_bars
 from fx_dagster.market.timeframes import DAY_NS, Timeframe, from_server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes: a file's stay together, and those with real servers follow each other."""
+    for item in items:
+        servers = item.get_closest_marker("integration") is not None
+        item.add_marker(pytest.mark.xdist_group("servers" if servers else str(item.path)))
+
+
 def _short_home(prefix: str) -> Path:
     # Short, and open to the system user that PostgreSQL runs as under root: pytest's own folders are private.
     home = Path(tempfile.mkdtemp(prefix=prefix))

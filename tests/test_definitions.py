@@ -14,6 +14,8 @@ from fx_dagster.definitions import defs
 
 ROOT = Path(__file__).parents[1]
 
+BASE = ("attention_model", "cnn_model", "lstm_model", "random_forest_model", "xgboost_model")
+MODELS = tuple(sorted((*BASE, "regime_model", "meta_model", "confidence_model", "ppo_model")))
 EXPECTED = {
     "raw_ticks": ("market_data", ()),
     "bars": ("market_data", ("raw_ticks",)),
@@ -22,14 +24,26 @@ EXPECTED = {
     "labels": ("features", ("bars", "indicators")),
     "xgboost_model": ("models", ("features", "labels")),
     "random_forest_model": ("models", ("features", "labels")),
-    "release": ("serving", ("random_forest_model", "xgboost_model")),
+    "lstm_model": ("models", ("features", "labels")),
+    "cnn_model": ("models", ("features", "labels")),
+    "attention_model": ("models", ("features", "labels")),
+    "regime_model": ("models", BASE),
+    "meta_model": ("models", (*BASE[:4], "regime_model", *BASE[4:])),
+    "confidence_model": ("models", ("meta_model",)),
+    "ppo_model": ("models", ("confidence_model",)),
+    "release": ("serving", MODELS),
     "served_release": ("serving", ("release",)),
-    "backtest": ("evaluation", ("random_forest_model", "xgboost_model")),
+    "backtest": ("evaluation", MODELS),
+    "model_comparison": ("evaluation", ("backtest",)),
+    "pattern_history": ("evaluation", ("features", "labels")),
     "stress_test": ("evaluation", ("backtest",)),
-    "trial_review": ("evaluation", ("backtest",)),
+    "trial_review": ("evaluation", ("backtest", "model_comparison")),
     "live_session": ("live", ("served_release",)),
     "feature_drift": ("drift", ("live_session", "served_release")),
     "prediction_drift": ("drift", ("labels", "live_session", "served_release")),
+    "combinatorial_paths": ("research", ("features", "labels")),
+    "permutation_importance": ("research", ("features", "labels")),
+    "hyperparameters": ("research", ("features", "labels")),
 }
 
 
@@ -94,7 +108,8 @@ def test_jobs_resolve(definitions, job):
 def test_loading_needs_none_of_the_heavy_libraries():
     code = (
         "import sys; from fx_dagster.definitions import defs; defs();"
-        "names = {'torch', 'xgboost', 'sklearn', 'prophet', 'plotly', 'matplotlib', 'skl2onnx', 'arch'};"
+        "names = {'torch', 'xgboost', 'sklearn', 'prophet', 'plotly', 'matplotlib', 'skl2onnx', 'arch', 'optuna',"
+        "'skfolio', 'stable_baselines3'};"
         "heavy = names & set(sys.modules);"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )

@@ -59,7 +59,9 @@ def write_report(
     decisions = _decisions(store, outcome)
     baselines = store.baselines(outcome.session.session_id)
     judged = {
-        name: Metrics.from_dict(manifest.metrics[name]["out_of_fold"]) for name in (manifest.models if manifest else ())
+        name: Metrics.from_dict(found.metrics[name]["out_of_fold"])
+        for found in ([manifest] if manifest else [])
+        for name in found.models
     }
     models = tuple(summarise_model(name, metrics) for name, metrics in judged.items())
     backtest = BacktestSummary.model_validate_json((settings.evaluation / SUMMARY).read_text())

@@ -149,7 +149,8 @@ def _allowed(schema: dict[str, Any]) -> str:
     ]
     if "pattern" in schema:
         bounds.append(f"matching `{_cell(schema['pattern'])}`")
-    kind = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`True` or `False`"}.get(schema.get("type", ""), "text")
+    kinds = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`True` or `False`"}
+    kind = kinds.get(schema.get("type", ""), "text")
     kind = "absolute path" if schema.get("format") == "path" else kind
     kind = "secret" if schema.get("format") == "password" else kind
     return " ".join((kind, ", ".join(bounds))).strip()

@@ -1,4 +1,4 @@
-"""A small real installation: the sample's first six months, run through the assets in this process."""
+"""A small real installation: the sample's first nine months, run through the assets in this process."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from assets.partitions import range_tags
 from resources.dagster_resources import all_resources
 from resources.lake import Lake
 
-MONTHS = ("2017-01", "2017-02", "2017-03", "2017-04", "2017-05", "2017-06")
+MONTHS = tuple(f"2017-{month:02}" for month in range(1, 10))
 
 
 @dataclass
@@ -69,10 +69,13 @@ def fresh(free_home: Path) -> Installation:
 
 @pytest.fixture(scope="module")
 def filled() -> Iterator[Installation]:
-    """Six months of the sample, as far as labels; shared by a module, which must not change it."""
+    """Nine months of the sample, as far as labels; shared by a module, which must not change it."""
     home = Path(tempfile.mkdtemp(prefix="fx-assets-"))
     saved = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith(("FX_", "DAGSTER_"))}
-    os.environ |= {"FX_HOME": str(home), "FX_TRAINING_ROWS_MIN": "200", "FX_TRAINING_FOLDS": "3",
+    os.environ |= {
+        "FX_HOME": str(home),
+        "FX_TRAINING_ROWS_MIN": "200",
+        "FX_TRAINING_FOLDS": "4",
         "FX_TRAINING_EFFORT": "0.1",
     }
     made = installation(home)

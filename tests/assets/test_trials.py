@@ -11,7 +11,8 @@ from fx_dagster.backtest.trials import NOT_RECORDED
 from fx_dagster.settings import load_settings
 from resources.trials import TrialLedger
 
-MODELS = ("random_forest_model", "xgboost_model")
+BASE = ("attention", "cnn", "lstm", "random_forest", "xgboost")
+MODELS = tuple(f"{name}_model" for name in (*BASE, "confidence", "meta", "ppo", "regime"))
 
 
 @pytest.fixture(scope="module")
@@ -61,34 +62,34 @@ def test_without_postgres_everything_materialises_and_says_so(run):
 def test_every_materialisation_is_recorded_and_every_configuration_counts(run, ledger, monkeypatch):
     first = run(*MODELS, "backtest", "trial_review")
     assert first.success
-    assert {metadata(first, asset)["trial"] for asset in (*MODELS, "backtest")} == {1, 2, 3}
+    assert {metadata(first, asset)["trial"] for asset in (*MODELS, "backtest")} == set(range(1, 11))
     rows = ledger.list("sample", "H1")
-    assert sorted(row.trial.origin.asset for row in rows) == ["backtest", *MODELS]
+    assert sorted(row.trial.origin.asset for row in rows) == sorted(["backtest", *MODELS])
     assert {row.trial.origin.run_id for row in rows} == {first.run_id}
-    # The backtest names the two trainings whose predictions it replays.
+    # The backtest names the trainings whose predictions it replays.
     assert set(rows[-1].trial.trainings) == {row.trial.fingerprint for row in rows[:-1]}
-    assert weighed(first) == (3, 1, 0)
+    assert weighed(first) == (10, 1, 0)
     assert checks(first)["the_newest_backtest_counts"].passed
 
     again = run("backtest", "trial_review")
-    assert len(ledger.list("sample", "H1")) == 4
-    assert weighed(again) == (3, 1, 0)
+    assert len(ledger.list("sample", "H1")) == 11
+    assert weighed(again) == (10, 1, 0)
 
     monkeypatch.setenv("FX_RISK_STOP_ATR", "1.5")
     other = run("backtest", "trial_review")
-    assert weighed(other) == (4, 2, 0)
+    assert weighed(other) == (11, 2, 0)
     found, before = metadata(other, "trial_review"), metadata(again, "trial_review")
     assert before["independent"] == pytest.approx(1.0)
     assert 1.0 < found["independent"] < 2.0
-    assert len(found["table"].records) == 5
-    assert [row.data["counts"] for row in found["table"].records].count(True) == 4
+    assert len(found["table"].records) == 12
+    assert [row.data["counts"] for row in found["table"].records].count(True) == 11
     assert "data:image/png" in found["sharpe_ratios"]
 
     monkeypatch.setenv("FX_TRAINING_SEED", "8")
     assert run("xgboost_model").success
-    assert weighed(run("trial_review")) == (5, 2, 1)
+    assert weighed(run("trial_review")) == (12, 2, 1)
     # The mixture of the new training and the old one is replayed: nothing is left that was only looked at.
-    assert weighed(run("backtest", "trial_review")) == (6, 3, 0)
+    assert weighed(run("backtest", "trial_review")) == (13, 3, 0)
 
 
 def weighed(result):

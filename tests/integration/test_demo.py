@@ -92,7 +92,7 @@ def test_nothing_is_found_in_noise(summary):
 
 def test_both_levels_decided_and_the_kill_was_seen_at_once(summary):
     live = summary.live
-    assert {level.level for level in live.levels} == {2, 3}
+    assert {1, 3} <= {level.level for level in live.levels}
     drill = live.kill_drill
     assert drill is not None
     assert drill.late == 0
@@ -120,7 +120,7 @@ def test_the_recorded_session_is_decided_again_bit_for_bit(summary, home):
     """What the live job recorded, with Triton killed in between, replayed without any server."""
     tape, facts = read_tape(latest_tape(home / "live"))
     answers = [event for event in tape.events if event.what == "answer"]
-    answered = [np.isfinite(np.array(event.body["p_up"], dtype=float)).all() for event in answers]
+    answered = [np.isfinite(np.array(event.body["values"], dtype=float)[:, 0]).all() for event in answers]
     assert 0 < answered.count(False) < answered.count(True), "Triton answered, and was away for a while"
     core = recorded_core(facts)
     marks = replay_tape(core, tape)
@@ -129,7 +129,7 @@ def test_the_recorded_session_is_decided_again_bit_for_bit(summary, home):
     assert marks[-1].decisions == core.decisions > summary.live.ticks
     # One bit of one answer makes another session of it.
     changed = next(event for event in answers if event.body["rows"])
-    changed.body["p_up"][0][0] = float(np.nextafter(changed.body["p_up"][0][0] or 0.5, 1.0))
+    changed.body["values"][0][0] = float(np.nextafter(changed.body["values"][0][0] or 0.5, 1.0))
     assert recorded_core(facts).digest != replayed_digest(tape, facts) != core.digest
 
 

@@ -10,21 +10,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import psutil
 import pytest
 from dagster import DagsterRunStatus, RunsFilter
 
-from fx_dagster.live_job import JOB_NAME, LIVE_SESSION_KEY
+from bench.serving import made_rows
+from fx_dagster.features.catalogue import feature_catalogue
+from fx_dagster.live_job import ACCOUNT_TAG, JOB_NAME, LIVE_SESSION_KEY, PINNED_TAG, ROLE_TAG, SHADOW_ROLE_TAG
+from fx_dagster.market.timeframes import Timeframe
+from fx_dagster.models.protocol import ModelArtifact
+from fx_dagster.models.random_forest import RandomForestModel
+from fx_dagster.models.xgboost import XGBoostModel
 from fx_dagster.settings import Settings, load_settings
 from resources.live_store import LiveStore
+from resources.model_repository import ModelRepository
 from resources.postgres import connect, migrate
+from resources.releases import ReleaseStore
 from resources.servers.dagster_services import CodeServer, Daemon, install_instance, write_workspace
 from resources.servers.process import child_environment
+from resources.servers.triton import TritonServer
+from resources.triton import serve_release
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -42,9 +53,9 @@ class Stack:
     code: CodeServer
     daemon: Daemon
 
-    def runs(self) -> list[dg.DagsterRun]:
-        """Return the live job's runs, newest first."""
-        return list(self.instance.get_runs(RunsFilter(job_name=JOB_NAME)))
+    def runs(self, role: Mapping[str, str] = ROLE_TAG) -> list[dg.DagsterRun]:
+        """Return the runs of the live session, or of challengers, newest first."""
+        return list(self.instance.get_runs(RunsFilter(job_name=JOB_NAME, tags=dict(role))))
 
     def started(self) -> str:
         """Return the id of the run that is up."""
@@ -55,8 +66,8 @@ class Stack:
         status = self.store.status("paper")
         return status.pid if status is not None and psutil.pid_exists(status.pid) else 0
 
-    def decisions(self) -> int:
-        session = self.store.last_session("paper")
+    def decisions(self, account: str = "paper") -> int:
+        session = self.store.last_session(account)
         return 0 if session is None else len(self.store.decisions(session.session_id))
 
     def trading(self) -> bool:
@@ -79,11 +90,12 @@ def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
         time.sleep(0.2)
 
 
-def _settings(home: Path, url: str) -> Settings:
+def _settings(home: Path, url: str, triton_url: str) -> Settings:
     return load_settings(
         {
             "FX_HOME": str(home),
             "FX_POSTGRES_URL": url,
+            "FX_TRITON_URL": triton_url,
             "FX_LIVE_REPLAY_DAYS": "200",
             "FX_LIVE_REPLAY_SPEED": "7200",
             "FX_LIVE_HEARTBEAT_S": "1",
@@ -99,8 +111,11 @@ def stack(postgres_url: str) -> Iterator[Stack]:
     name = f"sensor_{os.getpid()}"
     with connect(postgres_url) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
-    settings = _settings(home, f"{postgres_url.rsplit('/', 1)[0]}/{name}")
+    triton = TritonServer(Settings(home=home))
+    triton.start()
+    settings = _settings(home, f"{postgres_url.rsplit('/', 1)[0]}/{name}", triton.url)
     migrate(settings.postgres.url.get_secret_value())
+    _release(settings, triton, versions=2)
     install_instance(settings)
     os.environ.update(child_environment(settings))
     code = CodeServer(settings, definitions=DEFINITIONS)
@@ -114,11 +129,29 @@ def stack(postgres_url: str) -> Iterator[Stack]:
         store = LiveStore(settings.postgres.url.get_secret_value())
         yield Stack(settings, instance, store, code, daemon)
     finally:
+        triton.stop()
         _end(code, daemon, instance, home)
         with connect(postgres_url) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
         os.environ.clear()
         os.environ.update(kept)
+
+
+def _release(settings: Settings, triton: TritonServer, *, versions: int) -> None:
+    """Serve some releases, of which the first is live."""
+    store, repository = ReleaseStore.of(settings), ModelRepository(settings.model_repository)
+    catalogue = feature_catalogue(Timeframe.H1, cross_symbol=False)  # of the sample, which is one symbol's
+    for version in range(1, versions + 1):
+        made = made_rows(version)
+        X = np.random.default_rng(version).standard_normal((len(made), len(catalogue))).astype(np.float32)
+        rows = replace(made, X=X, feature_names=catalogue.names, feature_hash=catalogue.hash)
+        spec = rows.spec(seed=version, threads=1)
+        models = [ModelArtifact.of(family(spec).fit(rows)) for family in (XGBoostModel, RandomForestModel)]
+        sample = rows.take(np.arange(100)).inputs()
+        manifest = repository.build(version, models, sample, symbols=rows.symbols, metrics={}, lineage={})
+        serve_release(triton.url, triton.secret, manifest)
+        store.record(manifest)
+    store.activate(1, reason="test")
 
 
 def _end(code: CodeServer, daemon: Daemon | None, instance: dg.DagsterInstance | None, home: Path) -> None:
@@ -148,7 +181,35 @@ def test_1_the_sensor_starts_a_session(stack: Stack) -> None:
     )
 
 
-def test_2_a_second_start_takes_no_tick_and_the_first_goes_on(stack: Stack) -> None:
+def test_2_a_challenger_decides_on_the_same_ticks_beside_the_live_release(stack: Stack) -> None:
+    releases, live = ReleaseStore.of(stack.settings), stack.started()
+    releases.stage(2, reason="test")
+    until(lambda: stack.decisions("paper-shadow") > 20)
+    (run,) = stack.runs(SHADOW_ROLE_TAG)
+    assert (run.status, run.tags[ACCOUNT_TAG], run.tags[PINNED_TAG]) == (DagsterRunStatus.STARTED, "paper-shadow", "2")
+    digest = releases.manifest(2).feature_hash
+    told = {
+        account: stack.store.decided_rows(account, feature_hash=digest, since=0, until=2**62, rows_max=100_000)
+        for account in ("paper", "paper-shadow")
+    }
+    (live_rows, live_features), (shadow_rows, shadow_features) = told.values()
+    both = live_rows.reset_index().merge(shadow_rows.reset_index(), on=["symbol", "time"], suffixes=("", "_shadow"))
+    assert len(both) > 10
+    places = both["index"].to_numpy(), both["index_shadow"].to_numpy()
+    assert np.array_equal(live_features[places[0]], shadow_features[places[1]], equal_nan=True)
+    # On a busy machine a decision may miss its deadline and stand without models.
+    assert set(both["release"].dropna()) == {1}
+    assert set(both["release_shadow"].dropna()) == {2}
+    until(lambda: stack.beats(run.run_id) > 0)
+    releases.retire(2, reason="test")
+    until(lambda: stack.runs(SHADOW_ROLE_TAG)[0].status is DagsterRunStatus.CANCELED)
+    assert stack.started() == live
+    decided = stack.decisions()
+    until(lambda: stack.decisions() > decided)
+    assert len(stack.runs(SHADOW_ROLE_TAG)) == 1
+
+
+def test_3_a_second_start_takes_no_tick_and_the_first_goes_on(stack: Stack) -> None:
     first, before = stack.runs()[0], stack.engine_pid()
     # As if the queue's limit had failed: the job is executed without asking it.
     arguments = ["-m", "dagster", "job", "execute", "-f", str(DEFINITIONS), "-j", JOB_NAME]
@@ -165,7 +226,7 @@ def test_2_a_second_start_takes_no_tick_and_the_first_goes_on(stack: Stack) -> N
     assert started == [first.run_id]
 
 
-def test_3_a_killed_worker_is_replaced_and_its_engine_is_gone(stack: Stack) -> None:
+def test_4_a_killed_worker_is_replaced_and_its_engine_is_gone(stack: Stack) -> None:
     engine = psutil.Process(stack.engine_pid())
     old, worker, decided = stack.started(), engine.parent(), stack.decisions()
     assert worker is not None
@@ -180,7 +241,7 @@ def test_3_a_killed_worker_is_replaced_and_its_engine_is_gone(stack: Stack) -> N
     until(lambda: stack.decisions() > decided)
 
 
-def test_4_a_killed_tree_is_noticed_by_its_heartbeat(stack: Stack) -> None:
+def test_5_a_killed_tree_is_noticed_by_its_heartbeat(stack: Stack) -> None:
     engine = psutil.Process(stack.engine_pid())
     worker, before = engine.parent(), {run.run_id for run in stack.runs()}
     old = stack.started()
@@ -196,7 +257,7 @@ def test_4_a_killed_tree_is_noticed_by_its_heartbeat(stack: Stack) -> None:
     until(stack.trading)
 
 
-def test_5_what_a_person_cancelled_stays_down_until_resumed(stack: Stack) -> None:
+def test_6_what_a_person_cancelled_stays_down_until_resumed(stack: Stack) -> None:
     run, engine = stack.runs()[0], stack.engine_pid()
     assert stack.instance.run_launcher.terminate(run.run_id)
     until(lambda: stack.instance.get_run_by_id(run.run_id).status is DagsterRunStatus.CANCELED, 20)  # type: ignore[union-attr]
@@ -209,15 +270,16 @@ def test_5_what_a_person_cancelled_stays_down_until_resumed(stack: Stack) -> Non
     until(stack.trading)
 
 
-def test_6_the_kill_switch_keeps_it_down_and_one_account_had_one_session(stack: Stack) -> None:
+def test_7_the_kill_switch_keeps_it_down_and_one_account_had_one_session(stack: Stack) -> None:
     stack.store.kill("paper", reason="enough", flatten=False, by_whom="a person")
     run = stack.runs()[0]
     assert stack.instance.run_launcher.terminate(run.run_id)
     until(lambda: "kill switch is on (enough)" in _last_skip(stack), 20)
     with connect(stack.settings.postgres.url.get_secret_value()) as connection:
-        sessions = connection.execute("SELECT count(*) FROM live_session").fetchone()
+        sessions = connection.execute("SELECT count(*) FROM live_session WHERE account = 'paper'").fetchone()
         twice = connection.execute(
-            "SELECT symbol, bar_time FROM decision WHERE kind = 'bar' GROUP BY symbol, bar_time HAVING count(*) > 1"
+            "SELECT symbol, bar_time FROM decision WHERE kind = 'bar' AND account = 'paper'"
+            " GROUP BY symbol, bar_time HAVING count(*) > 1"
         ).fetchall()
     assert sessions == (1,)
     assert twice == []

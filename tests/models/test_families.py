@@ -14,7 +14,6 @@ from fx_dagster.models.families import FAMILIES
 from fx_dagster.models.onnx_export import PARITY_MAX, onnx_answers, onnx_parity, require_parity
 from fx_dagster.models.protocol import Model, ModelArtifact
 
-
 TREES = ("xgboost", "random_forest")
 FINDS = {"xgboost": 0.8, "random_forest": 0.8, "lstm": 0.5, "cnn": 0.4, "attention": 0.4}
 """Least correlation of p(up) with the planted signal."""

@@ -107,7 +107,7 @@ def test_a_loss_that_grows_is_refused(dataset):
 
 def test_few_rows_make_smaller_batches():
     assert Training().rows_of(1_000_000) == (60_000, 512)
-    assert Training().rows_of(4_800) == (4_800, 100)
+    assert Training().rows_of(4_800) == (4_800, 150)
     assert Training().rows_of(100) == (100, networks.BATCH_ROWS_MIN)
 
 

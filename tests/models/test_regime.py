@@ -236,7 +236,7 @@ class TestRefusals:
             RegimeModel(rows.spec(seed=1)).fit(replace(rows, windows=None))
 
     def test_a_past_that_is_too_short(self, rows: Dataset) -> None:
-        with pytest.raises(TrainingError, match="regime: 0 training rows, 500 are needed"):
+        with pytest.raises(TrainingError, match="regime: 0 training rows, 100 are needed"):
             RegimeModel(rows.spec(seed=1)).fit(rows.take(np.arange(200)))
 
     @pytest.mark.parametrize("value", [0.0, -1.0, np.nan])

@@ -42,6 +42,7 @@ class Release:
         self.asked = []
         self.fails = None
         self.discards = False
+        self.lacks_confidence = False
         self.health = True
 
     async def predict(self, inputs, *, deadline_s, whole=True):
@@ -60,6 +61,9 @@ class Release:
         if self.discards:
             p_up[:, 2] = np.nan
             discarded = ("p_up_lstm",)
+        if self.lacks_confidence:
+            extras[:, 0] = np.nan
+            discarded = ("confidence",)
         explained = {"patterns": p_up[:, :2] / 2} if whole else {}
         return ModelAnswer(models, p_up, extras, explained, self.release, 0.1, discarded, whole)
 
@@ -188,6 +192,17 @@ def test_incomplete_answers_are_not_kept_and_spoil_no_row(run):
         release.discards = False
         assert said(await cached.predict(rows(3), deadline_s=DEADLINE_S)) == await plainly(release, rows(3))
         assert release.asked == [(True, 1), (True, 2), (True, 2)]
+
+    run(script)
+
+
+def test_an_answer_whose_probabilities_stand_but_not_the_rest_is_not_kept(run):
+    async def script(release, cached, cache):
+        release.lacks_confidence = True
+        assert np.isnan((await cached.predict(rows(2), deadline_s=DEADLINE_S)).extras[:, 0]).all()
+        release.lacks_confidence = False
+        assert said(await cached.predict(rows(2), deadline_s=DEADLINE_S)) == await plainly(release, rows(2))
+        assert len(release.asked) == 2
 
     run(script)
 
