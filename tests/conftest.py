@@ -14,8 +14,12 @@ from fx_dagster.market.bars import resample_bars
 from fx_dagster.market.timeframes import DAY_NS, Timeframe, from_server
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: a file's stay together, and those with real servers follow each other."""
+    """Where tests run in several processes: a file's stay together, and those with real servers follow each other.
+
+    Before pytest-xdist looks at the groups.
+    """
     for item in items:
         servers = item.get_closest_marker("integration") is not None
         item.add_marker(pytest.mark.xdist_group("servers" if servers else str(item.path)))
