@@ -47,10 +47,17 @@ from resources.signing import ReleaseKeys
 from resources.triton import serve_release, unload_releases
 
 RATE, SWITCHES, CLIENTS = 500.0, 20, 16
-RATES_OF_THE_WHOLE = (500.0, 400.0, 300.0, 200.0, 150.0, 100.0, 50.0)
+RATES_OF_THE_WHOLE = (1_000.0, 800.0, 650.0, 500.0, 400.0, 300.0, 200.0, 150.0, 100.0, 50.0)
 STEADY_S, PAUSE_S, SETTLE_S = 15.0, 1.5, 1.0
-HOLDS_S, HOLDS_SHARE = 8.0, 0.01
-"""A rate is held when at most this share of the calls of so many seconds is over the deadline."""
+HOLDS_S, HOLDS_SHARE, HOLDS_SWITCHES = 8.0, 0.01, 4
+"""A rate is held when no call is lost and at most this share is over the deadline: of so many seconds without a switch,
+or of the calls during so many switches."""
+TRIED = (
+    "a call is late where the processes of a loading release start, one after another, on the two cores on which all"
+    " else runs, the load's own process too. Tried: a connection that is warm before it is used, which changed nothing"
+    " that shows; SCHED_BATCH and SCHED_IDLE for a model's process until it is ready, which helped at a full machine"
+    " only, and from the latter an ordinary user's process cannot come back"
+)
 DEADLINE_MS, PATIENT_S = 20.0, 5.0
 ASKED_ROWS, WARM_CALLS = 64, 200
 TOLERANCE = 1e-5
@@ -394,24 +401,25 @@ def rows(session: Session) -> Iterator[Row]:
         yield from _switched(session, where, "the simple models", RATE)
     session.note("fitting two whole releases")
     with deployed([whole_release(each) for each in datasets], datasets[0], whole=True) as where:
-        held = 0.0
-        for rate in RATES_OF_THE_WHOLE:
-            session.note(f"the whole graph at {rate:g} requests/s")
-            found = measure(where, rate=rate, switches=0, steady_s=HOLDS_S)
-            late, calls = found.late(~found.switching)
-            if not found.lost and late <= HOLDS_SHARE * calls:
-                held = rate
-                break
-        note = f"at most {HOLDS_SHARE:.0%} of {HOLDS_S:g} s of calls over {DEADLINE_MS:g} ms; of {RATES_OF_THE_WHOLE}"
-        yield Row(
-            "blue/green: highest rate of the whole graph",
-            Figure.of([held]),
-            "requests/s",
-            more_is_better=True,
-            note=note,
-        )
-        if held:
-            yield from _switched(session, where, "the whole graph", held)
+        steady = _held(session, where, RATES_OF_THE_WHOLE, switches=0)
+        note = f"at most {HOLDS_SHARE:.0%} of the calls over {DEADLINE_MS:g} ms; rates up to {RATES_OF_THE_WHOLE[0]:g}"
+        yield Row("blue/green: rate that the whole graph holds", steady, "requests/s", more_is_better=True, note=note)
+        lower = [rate for rate in RATES_OF_THE_WHOLE if rate <= steady.median]
+        held = _held(session, where, lower, switches=HOLDS_SWITCHES)
+        yield Row("blue/green: the same while releases switch", held, "requests/s", more_is_better=True, note=note)
+        if held.median:
+            yield from _switched(session, where, "the whole graph", held.median)
+
+
+def _held(session: Session, where: Deployment, rates: Sequence[float], *, switches: int) -> Figure:
+    """Return the first of some rates, highest first, that is held; 0: none is."""
+    for rate in rates:
+        session.note(f"{rate:g} requests/s, {switches} switches")
+        found = measure(where, rate=rate, switches=switches, steady_s=HOLDS_S if not switches else PAUSE_S)
+        late, calls = found.late(found.switching if switches else ~found.switching)
+        if not found.lost and late <= HOLDS_SHARE * calls:
+            return Figure.of([rate])
+    return Figure.of([0.0])
 
 
 def _switched(session: Session, where: Deployment, what: str, rate: float) -> Iterator[Row]:
@@ -431,7 +439,7 @@ def _switched(session: Session, where: Deployment, what: str, rate: float) -> It
         f" (without {p50[1]:.1f}), p99 {p99[0]:.1f} ms (without {p99[1]:.1f})"
     )
     over = Figure.of([100 * late / max(1, calls)])
-    yield Row(f"{work}, over {DEADLINE_MS:g} ms", over, "%", Limit(steady), note=note)
+    yield Row(f"{work}, over {DEADLINE_MS:g} ms", over, "%", Limit(steady), note=note, tried=TRIED)
     loading = Figure.of([one.loading_s for one in found.switches if one.version == 2])
     note = f"the release table is looked at every {WATCH_S:g} s; loading and proving took {loading.median:.1f} s"
     yield Row(f"{work}, from the switch to its first answer", Figure.of(found.first_ms), "ms", note=note)
