@@ -38,7 +38,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n 2 $(ARGS)
 
 bench: setup
 	@$(PY) -m bench $(ARGS)

@@ -4,25 +4,42 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from fx_dagster.market.bars import resample_bars
 from fx_dagster.market.timeframes import DAY_NS, Timeframe, from_server
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: a file's stay together, and those with real servers follow each other.
+class _ByFile(LoadScopeScheduling):
+    """A file's tests stay in one process, and all files with real servers are one another's queue in one of them."""
 
-    Before pytest-xdist looks at the groups.
-    """
-    for item in items:
-        servers = item.get_closest_marker("integration") is not None
-        item.add_marker(pytest.mark.xdist_group("servers" if servers else str(item.path)))
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "servers" if _starts_servers(self.config.rootpath / file) else file
+
+
+@cache
+def _starts_servers(file: Path) -> bool:
+    return "pytest.mark.integration" in file.read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:
+    """Share the tests out by :class:`_ByFile`, in the order of collection."""
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, begin with the longest queue: the files with real servers."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not _starts_servers(item.path))
 
 
 def _short_home(prefix: str) -> Path:
