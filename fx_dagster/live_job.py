@@ -31,8 +31,9 @@ SHADOW_ROLE_TAG = {"fx/role": "shadow"}
 """Of a challenger's run, in place of the job's own: the instance's limit of one live session does not count it."""
 ACCOUNT_TAG, PINNED_TAG = "fx/account", "fx/pinned"
 _TAGGED = {ACCOUNT_TAG: "FX_LIVE_ACCOUNT", PINNED_TAG: "FX_RELEASE_PINNED"}
-START_ALLOWANCE_S = 60.0
-"""Until its first heartbeat an engine may take this long: imports, compilation, history."""
+START_ALLOWANCE_S = 180.0
+"""Until its first heartbeat an engine may take this long: imports, history, and the compilation of the core after an
+update, which took up to 100 s on two busy cores. Shorter, it would be ended and begin to compile anew, for ever."""
 
 LIVE_SESSION_KEY = dg.AssetKey("live_session")
 

@@ -298,7 +298,9 @@ def test_interrupted_start_leaves_no_process(home: Path, definitions: Path, numb
     began = time.monotonic()
     code = up.end(number)
     assert time.monotonic() - began < 15
-    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    # The system itself ends what is not yet up; a shell shows both codes as 128 + number.
+    by_system, by_us = -number, 128 + number
+    assert code == by_system if number == signal.SIGKILL else code == by_us or (after_s < 1 and code == by_system)
     assert until(lambda: not left_behind(home), 10), left_behind(home)
 
 

@@ -22,7 +22,15 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from bench.serving import made_rows
 from fx_dagster.features.catalogue import feature_catalogue
-from fx_dagster.live_job import ACCOUNT_TAG, JOB_NAME, LIVE_SESSION_KEY, PINNED_TAG, ROLE_TAG, SHADOW_ROLE_TAG
+from fx_dagster.live_job import (
+    ACCOUNT_TAG,
+    JOB_NAME,
+    LIVE_SESSION_KEY,
+    PINNED_TAG,
+    ROLE_TAG,
+    SHADOW_ROLE_TAG,
+    START_ALLOWANCE_S,
+)
 from fx_dagster.market.timeframes import Timeframe
 from fx_dagster.models.protocol import ModelArtifact
 from fx_dagster.models.random_forest import RandomForestModel
@@ -170,7 +178,7 @@ def _end(code: CodeServer, daemon: Daemon | None, instance: dg.DagsterInstance |
 
 
 def test_1_the_sensor_starts_a_session(stack: Stack) -> None:
-    until(stack.trading)
+    until(stack.trading, within_s=START_ALLOWANCE_S)  # the first start may have the core to compile
     until(lambda: stack.decisions() > 0)
     run = stack.runs()[0]
     assert run.tags["fx/role"] == "live"
