@@ -57,7 +57,7 @@ def release(
     artifacts = read_candidates(chosen)
     _require_catalogue(artifacts, shape)
     migrate(chosen.postgres.url.get_secret_value())
-    releases, repository = ReleaseStore.of(chosen), ModelRepository(chosen.model_repository)
+    releases, repository = ReleaseStore.of(chosen), ModelRepository.of(chosen)
     dataset = read_dataset(lake.open(), shape, chosen)
     splits = split(dataset, shape, chosen)
     artifacts = [_smaller(artifact, dataset, splits, chosen) for artifact in artifacts]
@@ -165,7 +165,7 @@ a signature that does not hold) is replaced at once.""",
 def served_release(market: MarketResource, settings: SettingsResource) -> dg.MaterializeResult:
     """Verify, load, prove, and give the release its place."""
     chosen, shape = settings.load(), RunShape.of(market.open())
-    releases, repository = ReleaseStore.of(chosen), ModelRepository(chosen.model_repository)
+    releases, repository = ReleaseStore.of(chosen), ModelRepository.of(chosen)
     version = repository.versions()[-1]
     manifest = repository.verify(version, releases.manifest(version))
     difference = None

@@ -23,7 +23,7 @@ ROWS = 256
 @dg.asset_check(asset=release, blocking=True)
 def files_are_the_recorded_ones(settings: SettingsResource) -> dg.AssetCheckResult:
     """The SHA-256 of every file is the manifest's."""
-    repository = ModelRepository(settings.load().model_repository)
+    repository = ModelRepository.of(settings.load())
     manifest = repository.verify(repository.versions()[-1])
     return dg.AssetCheckResult(
         passed=True,
@@ -42,7 +42,7 @@ def triton_answers_as_onnx_runtime(
         return dg.AssetCheckResult(
             passed=False, severity=dg.AssetCheckSeverity.WARN, description="no Triton runs here: nothing is served"
         )
-    repository = ModelRepository(chosen.model_repository)
+    repository = ModelRepository.of(chosen)
     manifest = repository.manifest(repository.versions()[-1])
     dataset = read_dataset(lake.open(), RunShape.of(market.open()), chosen)
     rows = dataset.take(np.linspace(0, len(dataset) - 1, ROWS).astype(np.intp)).inputs()

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fx_dagster.core.state import CoreSpec
@@ -24,13 +24,15 @@ from fx_dagster.features.catalogue import feature_catalogue
 from fx_dagster.live.account import PaperDesk
 from fx_dagster.live.engine import Ending, Engine, EngineParts
 from fx_dagster.live.model_desk import ModelDesk
-from fx_dagster.live.protocols import FeedInfo
+from fx_dagster.live.protocols import FeedInfo, ModelProvider
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.source import MarketSource
 from fx_dagster.market.timeframes import Timeframe
 from fx_dagster.models.answer import DIRECTIONS
 from fx_dagster.settings import Settings, load_settings
+from resources.cache import LiveCache
+from resources.cached_models import CachedProvider
 from resources.journal import JournalTarget, PostgresJournal
 from resources.live_feed import ReplayFeed, Tape, tape_of
 from resources.market import open_source
@@ -123,7 +125,12 @@ async def _run_session(
         spike_z=settings.validation.spike_robust_z,
     )  # fmt: skip
     provider = ReleasedModels(ReleaseStore.of(settings), settings.triton.url, pinned=settings.release.pinned or None)
-    parts = _parts(settings, feed, journal, provider, options)
+    cache = LiveCache.of(settings)
+    if cache is not None:
+        await cache.open()
+    parts = _parts(settings, feed, journal, CachedProvider(provider, cache), options)
+    if cache is not None:
+        parts = replace(parts, cache_rates=cache.rates)
     engine = Engine(parts, session)
     journal.start()
     loop = asyncio.get_running_loop()
@@ -135,10 +142,12 @@ async def _run_session(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         await provider.close()
+        if cache is not None:
+            await cache.close()
 
 
 def _parts(
-    settings: Settings, feed: ReplayFeed, journal: PostgresJournal, provider: ReleasedModels, options: RunOptions
+    settings: Settings, feed: ReplayFeed, journal: PostgresJournal, provider: ModelProvider, options: RunOptions
 ) -> EngineParts:
     session, clock = journal.session, WallClock()
     core, desk = trading_core(settings, feed.info, session.replay_start)

@@ -12,12 +12,13 @@ Folders are written aside and renamed. ``resources/releases.py`` knows which rel
 """
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,26 @@ from fx_dagster.models.protocol import ModelArtifact
 from fx_dagster.models.quantise import is_quantised
 from fx_dagster.models.release import ENSEMBLE, SIMPLE, Canary, ReleaseManifest
 from fx_dagster.models.service import ModelCallError, validated
+from fx_dagster.settings import Settings
+from resources.cache import SharedCache
 from resources.triton_config import Device, render_config, render_ensemble
 
 TEMPLATES = Path(__file__).parents[1] / "triton_models"
 MODEL_FILE = "model.onnx"
 CANARY_ROWS = 4
+_log = logging.getLogger(__name__)
+
+
+class WeightStore(Protocol):
+    """Keeps files by their hash for a while (:class:`resources.cache.SharedCache`)."""
+
+    def weights(self, sha256: str) -> bytes | None:
+        """Return the file with that SHA-256; None: it is not there."""
+        ...
+
+    def keep_weights(self, content: bytes) -> str:
+        """Keep a file and return its SHA-256."""
+        ...
 
 
 class ModelRepository:
@@ -44,12 +60,21 @@ class ModelRepository:
         root: the folder that Triton reads.
         templates: folder of the configurations' templates.
         device: what new releases are rendered for: ``cpu``, or ``gpu`` for a Triton with NVIDIA's own backend.
+        weights: keeps new files too; a file that is lost from the folder is put back from there. None: nobody does.
     """
 
-    def __init__(self, root: Path, templates: Path = TEMPLATES, device: Device = "cpu") -> None:
+    def __init__(
+        self, root: Path, templates: Path = TEMPLATES, device: Device = "cpu", weights: WeightStore | None = None
+    ) -> None:
         self.root = root
         self.device: Device = device
         self._templates = templates
+        self._weights = weights
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ModelRepository":
+        """Return the repository of an installation, with its shared cache."""
+        return cls(settings.model_repository, weights=SharedCache.of(settings))
 
     def build(
         self,
@@ -150,6 +175,8 @@ class ModelRepository:
         (aside / version_folder).mkdir(parents=True)
         for place, content in contents.items():
             self._write(aside / place, content)
+            if self._weights is not None:
+                self._weights.keep_weights(content)
         _sync_folder(aside)
         aside.rename(self.root / name)
         _sync_folder(self.root)
@@ -183,7 +210,7 @@ class ModelRepository:
             ) from error
 
     def verify(self, version: int, recorded: ReleaseManifest | None = None) -> ReleaseManifest:
-        """Return the manifest after comparing every file with its recorded hash.
+        """Return the manifest after comparing every file with its recorded hash; one that is lost is put back.
 
         Args:
             version: number of the release.
@@ -201,16 +228,29 @@ class ModelRepository:
         self._require_no_other_files(manifest)
         for place, digest in manifest.files.items():
             path = self.root / place
-            try:
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
-            except OSError as error:
-                raise ReleaseError(f"{path}: missing from release {version}", mend="release again") from error
+            found = hashlib.sha256(self._content(path, version, digest)).hexdigest()
             if found != digest:
                 raise ReleaseError(
                     f"{path}: not the file of release {version} (SHA-256 {found[:12]}, recorded {digest[:12]})",
                     mend="release again; the earlier release goes on serving",
                 )
         return manifest
+
+    def _content(self, path: Path, version: int, digest: str) -> bytes:
+        """Return a file, put back by its hash where it is missing.
+
+        Raises:
+            ReleaseError: it is missing, and nobody kept it.
+        """
+        if not path.exists() and self._weights is not None:
+            kept = self._weights.weights(digest)
+            if kept is not None:
+                self._write(path, kept)
+                _log.warning("%s was missing from release %d: put back from the shared cache", path, version)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ReleaseError(f"{path}: missing from release {version}", mend="release again") from error
 
     def _require_no_other_files(self, manifest: ReleaseManifest) -> None:
         for name in manifest.served_names:
@@ -243,11 +283,8 @@ class ModelRepository:
         """
         found = {}
         for name in manifest.members:
-            path = self.root / manifest.served_name(name) / str(manifest.version) / MODEL_FILE
-            try:
-                found[name] = path.read_bytes()
-            except OSError as error:
-                raise ReleaseError(f"{path}: missing from release {manifest.version}", mend="release again") from error
+            place = f"{manifest.served_name(name)}/{manifest.version}/{MODEL_FILE}"
+            found[name] = self._content(self.root / place, manifest.version, manifest.files[place])
         return found
 
     def prune(self, *, keep: int, wanted: Collection[int] = ()) -> list[int]:

@@ -59,6 +59,7 @@ class TritonModelService:
 
     def __init__(self, url: str, manifest: ReleaseManifest) -> None:
         self._manifest = manifest
+        self._identity = manifest.digest()
         self._canary = manifest.canary.inputs()
         self._parts = {
             True: _Part.of(manifest, manifest.ensemble, manifest.models, manifest.outputs()),
@@ -80,6 +81,11 @@ class TritonModelService:
     def release(self) -> int:
         """Number of the release that answers."""
         return self._manifest.version
+
+    @property
+    def identity(self) -> str:
+        """Digest of the release's manifest: a number may have been given twice, by different installations."""
+        return self._identity
 
     @property
     def feature_hash(self) -> str:

@@ -278,7 +278,7 @@ def _files_problem(settings: "Settings", manifest: "ReleaseManifest") -> str:
     from resources.model_repository import ModelRepository
 
     try:
-        ModelRepository(settings.model_repository).verify(manifest.version, manifest)
+        ModelRepository.of(settings).verify(manifest.version, manifest)
     except ReleaseError as error:
         return str(error)
     return ""

@@ -99,7 +99,7 @@ def load_active_release(settings: "Settings") -> None:
     from resources.servers.triton import read_secret
     from resources.triton import serve_release
 
-    store, repository = ReleaseStore.of(settings), ModelRepository(settings.model_repository)
+    store, repository = ReleaseStore.of(settings), ModelRepository.of(settings)
     active = store.active()
     if active is None:
         return

@@ -67,7 +67,7 @@ def _run(settings: "Settings", market: "MarketSource", stopwatch: Stopwatch) -> 
     finally:
         with console.step("Ending the servers"):
             group.stop()
-    repository = ModelRepository(settings.model_repository)
+    repository = ModelRepository.of(settings)
     return repository.manifest(repository.versions()[-1])
 
 

@@ -80,6 +80,7 @@ class EngineParts:
         clock: this machine's time.
         settings: of the live session.
         on_status: called with each status, a few times a second.
+        cache_rates: returns hits and misses of each cache level, for the status; None: nothing is cached.
     """
 
     account: str
@@ -93,6 +94,7 @@ class EngineParts:
     clock: Clock
     settings: LiveSettings
     on_status: Callable[[dict[str, Any]], None] | None = None
+    cache_rates: Callable[[], dict[str, Any]] | None = None
 
 
 class Engine:
@@ -484,4 +486,5 @@ class Engine:
             "ticks_waiting_max": self._queue.highest,
             "symbols_halted": self._quotes.halted(),
             "latency": self._times.summary(),
+            "caches": self._parts.cache_rates() if self._parts.cache_rates is not None else {},
         }

@@ -41,6 +41,16 @@ class BareCaller(Protocol):
         ...
 
 
+@runtime_checkable
+class Fronted(Protocol):
+    """A service in front of another one, such as a cache."""
+
+    @property
+    def direct(self) -> ModelService:
+        """The service behind: to learn whether it works, it has to be asked itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Asked:
     """What came back.
@@ -178,7 +188,7 @@ class ModelDesk:
         placed = self._placed(inputs, symbols)
         for whole in (True, False):  # the smaller one is asked in need, when there is no time for a beginning
             try:
-                await service.predict(placed, deadline_s=WARM_UP_S, whole=whole)
+                await _direct(service).predict(placed, deadline_s=WARM_UP_S, whole=whole)
             except ModelCallError as error:
                 self._problem = f"{error.reason}: release {service.release} gave no answer"
 
@@ -212,7 +222,7 @@ class ModelDesk:
         if self._last is None:
             return True
         try:
-            answer = await service.predict(self._last, deadline_s=self._deadline_s, whole=whole)
+            answer = await _direct(service).predict(self._last, deadline_s=self._deadline_s, whole=whole)
         except ModelCallError:
             return False
         return service is self._provider.service and _has_simple(answer)
@@ -250,6 +260,10 @@ class ModelDesk:
 
     def _since(self, began_ns: int) -> float:
         return (self._clock.monotonic_ns() - began_ns) / 1e6
+
+
+def _direct(service: ModelService) -> ModelService:
+    return service.direct if isinstance(service, Fronted) else service
 
 
 def _has_simple(answer: ModelAnswer) -> bool:

@@ -320,3 +320,35 @@ def test_a_bare_call_is_timed_only_while_all_is_well(place: Place) -> None:
     place.release.whole_fails = DEADLINE
     place.ask()
     assert asyncio.run(place.desk.bare_call_ms(inputs_of(1), ("EURUSD",))) is None
+
+
+class Front:
+    """A service in front of another that answers from memory whatever it was asked once."""
+
+    def __init__(self, direct: Release) -> None:
+        self.direct = direct
+        self.known: dict[bool, ModelAnswer] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.direct, name)
+
+    async def predict(self, inputs: ModelInputs, *, deadline_s: float, whole: bool = True) -> ModelAnswer:
+        if whole not in self.known:
+            self.known[whole] = await self.direct.predict(inputs, deadline_s=deadline_s, whole=whole)
+        return self.known[whole]
+
+
+def test_a_probe_asks_the_service_behind_a_cache(place: Place) -> None:
+    front = Front(place.release)
+    place.provider.service = front  # type: ignore[assignment]
+    asyncio.run(place.desk.warm_up(inputs_of(1), ("EURUSD",)))
+    assert place.release.kinds == [True, False]
+    assert not front.known
+    place.release.whole_fails = DEADLINE
+    assert not place.ask().whole
+    place.release.whole_fails = None
+    front.known[True] = asyncio.run(place.release.predict(inputs_of(1), deadline_s=DEADLINE_S))
+    before = len(place.release.kinds)
+    place.watch()
+    assert place.release.kinds[before:] == [True]
+    assert place.ask().whole

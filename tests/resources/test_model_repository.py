@@ -1,5 +1,6 @@
 """Releases on disk; no server needed."""
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -389,3 +390,41 @@ def test_a_missing_template_is_named(tmp_path: Path, templates: Path, artifacts:
     shutil.rmtree(templates / "meta")
     with pytest.raises(ReleaseError, match=r"no .*meta/config\.pbtxt → add a folder meta"):
         made(ModelRepository(tmp_path / "models", templates), 1, artifacts)
+
+
+class Kept:
+    """Keeps files in memory."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def weights(self, sha256: str) -> bytes | None:
+        return self.files.get(sha256)
+
+    def keep_weights(self, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        self.files[digest] = content
+        return digest
+
+
+def test_a_lost_file_is_put_back_from_the_cache_and_an_altered_one_is_not(
+    tmp_path: Path, simple: list[ModelArtifact]
+) -> None:
+    kept = Kept()
+    repository = ModelRepository(tmp_path / "models", weights=kept)
+    manifest = made(repository, 1, simple)
+    assert set(kept.files) == set(manifest.files.values())
+    path = repository.root / "xgboost-r1" / "1" / "model.onnx"
+    content = path.read_bytes()
+    shutil.rmtree(path.parent)
+    assert repository.verify(1) == manifest
+    assert path.read_bytes() == content
+    path.unlink()
+    assert repository.contents(manifest)["xgboost"] == content
+    path.write_bytes(content[:-1])
+    with pytest.raises(ReleaseError, match=r"model\.onnx: not the file of release 1"):
+        repository.verify(1)
+    path.unlink()
+    kept.files.clear()
+    with pytest.raises(ReleaseError, match=r"model\.onnx: missing from release 1"):
+        repository.verify(1)
