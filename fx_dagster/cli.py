@@ -16,7 +16,9 @@ import typer
 from fx_dagster.errors import FxError
 from resources.servers import interrupts
 
-COMMANDS = ("demo", "data", "train", "backtest", "ab", "live", "replay", "release", "servers", "doctor", "settings")
+COMMANDS = (
+    "demo", "data", "train", "backtest", "ab", "live", "explain", "replay", "release", "servers", "doctor", "settings",
+)  # fmt: skip
 """Modules of :mod:`fx_dagster.commands`, in the order of ``fx --help``."""
 
 HELP = """Forex and gold trading around Dagster, with an AI ensemble on Triton.

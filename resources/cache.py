@@ -72,6 +72,12 @@ _AWAY: Final = (RedisError, OSError, EOFError, ValueError)
 _log = logging.getLogger(__name__)
 
 
+def source_of(settings: Settings) -> str:
+    """Return what tells these market data from others in a shared cache: their kind, and where their lake is."""
+    place = hashlib.blake2b(settings.lake_url.encode(), digest_size=8).hexdigest()
+    return f"{settings.source.kind}-{place}"
+
+
 class SystemClock:
     """This machine's time."""
 
@@ -212,7 +218,7 @@ class LiveCache(_Levels):
         if not settings.cache.enabled:
             return None
         url = settings.redis.url.get_secret_value()
-        return cls(url, settings.cache, source=settings.source.kind, clock=clock)
+        return cls(url, settings.cache, source=source_of(settings), clock=clock)
 
     async def open(self) -> bool:
         """Make the connections, one to read and one to write, and return whether the server answers; never raises.

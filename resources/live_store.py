@@ -149,6 +149,19 @@ class LiveStore:
             session_id,
         )
 
+    def newest_decision(self, account: str, symbol: str) -> dict[str, Any] | None:
+        """Return the newest decision about a symbol, of any session, as :meth:`decisions` has it, and ``features``.
+
+        ``features`` is float32 ``[F]``, empty where the models were not asked. None: nothing was decided.
+        """
+        rows = self._rows(
+            "SELECT symbol, number, kind, time_ns, bar_time, level, level_reason, action, score, outcome, feature_hash,"
+            " release, client_order_id, latency_total_ms, latency_model_ms, decided_at, features"
+            " FROM decision WHERE account = %s AND symbol = %s ORDER BY session_id DESC, number DESC LIMIT 1",
+            account, symbol,
+        )  # fmt: skip
+        return {**rows[0], "features": np.frombuffer(rows[0]["features"], dtype="<f4")} if rows else None
+
     def decided_rows(
         self, account: str, *, feature_hash: str, since: int, until: int, rows_max: int
     ) -> tuple[pd.DataFrame, NDArray[np.float32]]:

@@ -3,7 +3,7 @@
 ===  ===========  =======  ================================================  ==================================
 L1   predictions  60 s     release, its manifest, feature hash, tensors      what the models said of one row
 L2   features     5 min    feature hash, source, symbol                      the newest row of features
-L3   patterns     1 h      feature hash, source, horizon                     what followed each chart pattern
+L3   patterns     1 h      feature hash, source                              what followed each chart pattern
 L4   weights      1 day    SHA-256                                           a model's file
 ===  ===========  =======  ================================================  ==================================
 
