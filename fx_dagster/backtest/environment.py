@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fx_dagster.backtest.prepare import RETURNS_BARS, History, Market
-from fx_dagster.backtest.replay import Tape, _place, _see, _walk, assumed_costs
+from fx_dagster.backtest.replay import Tape, assumed_costs, place_order, see_account, walk_bar
 from fx_dagster.compiled import compiled
 from fx_dagster.decision.codes import Action, Command, Level, Stage
 from fx_dagster.decision.config import StepConfig, checked
@@ -220,8 +220,8 @@ def _arrive(
     weight: float,
 ) -> None:  # fmt: skip
     """Show an account its bar."""
-    _walk(market, batch.bar[b], ledger)
-    _see(market, batch.bar[b], ledger, batch.account[b, 0])
+    walk_bar(market, batch.bar[b], ledger)
+    see_account(market, batch.bar[b], ledger, batch.account[b, 0])
     _reward(batch, b, ledger, weight)
     _look_ahead(market, configs, batch, b, ledger, scratch, same)
 
@@ -254,7 +254,7 @@ def advance(
             if inputs[i].active:
                 ledger.helds[i].atr = inputs[i].atr
                 if out[i].action != _NONE:
-                    _place(t, i, batch.account[b, 0].time, ledger, out[i], tape)
+                    place_order(t, i, batch.account[b, 0].time, ledger, out[i], tape)
         batch.bar[b] = t + 1
         _arrive(market, configs, batch, b, ledger, scratch, same, weight)
 

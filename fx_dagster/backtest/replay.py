@@ -82,7 +82,7 @@ def _point_price(bar: Record, point: int) -> float:
 
 
 @uncounted
-def _walk(market: Market, t: int, ledger: Ledger) -> None:
+def walk_bar(market: Market, t: int, ledger: Ledger) -> None:
     """Show the account the four quotes of every symbol's bar."""
     for point in range(POINTS):
         time = _point_time(market.time[t], market.close_time[t], point)
@@ -94,7 +94,7 @@ def _walk(market: Market, t: int, ledger: Ledger) -> None:
 
 
 @uncounted
-def _place(t: int, i: int, time: int, ledger: Ledger, out: Record, tape: Tape) -> None:
+def place_order(t: int, i: int, time: int, ledger: Ledger, out: Record, tape: Tape) -> None:
     """Turn a decision into an order for the next bar, or a tighter stop at once; write it down."""
     key = tape.acted[0] + 1
     if out.action == _OPEN:
@@ -136,7 +136,8 @@ def _write(account: Record, open_count: int, memory: Record, curve: Record) -> N
 
 
 @uncounted
-def _see(market: Market, t: int, ledger: Ledger, account: Record) -> None:
+def see_account(market: Market, t: int, ledger: Ledger, account: Record) -> None:
+    """Write down the account as it stands at a bar's close."""
     account.time = market.close_time[t]
     account.trading_day = market.trading_day[t]
     account.balance = ledger.money[0].balance
@@ -158,8 +159,8 @@ def run(
     rows, n = market.inputs.shape
     for t in range(rows):
         inputs = market.inputs[t]
-        _walk(market, t, ledger)
-        _see(market, t, ledger, account)
+        walk_bar(market, t, ledger)
+        see_account(market, t, ledger, account)
         if resume_ns > 0 and memory.stage == _HALT and account.time - memory.stage_since >= resume_ns:
             end_halt(memory, states, account.equity)
         decide(
@@ -171,7 +172,7 @@ def run(
                 ledger.helds[i].atr = inputs[i].atr
                 _count(out[i], tape.levels, tape.reasons, tape.breakers)
                 if out[i].action != _NONE:
-                    _place(t, i, account.time, ledger, out[i], tape)
+                    place_order(t, i, account.time, ledger, out[i], tape)
         _write(account, ledger.money[0].open_count, memory, tape.curve[t])
 
 
