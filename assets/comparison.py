@@ -1,5 +1,6 @@
 """Side by side: the three ways of combining, each model alone, and the traditional control."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -27,6 +28,8 @@ from fx_dagster.decision.config import paper_config
 from fx_dagster.models.answer import BASE_MODELS, DIRECTIONS, META
 from fx_dagster.models.compare import compare_models
 from fx_dagster.models.evaluate import evaluate
+from fx_dagster.models.protocol import Float64
+from fx_dagster.models.stack import StackedRows
 from fx_dagster.models.training import judged
 from fx_dagster.report.files import write_text
 from fx_dagster.settings import Settings
@@ -45,9 +48,9 @@ LUCK_MAX = 0.05
     description="""Every way to trade on the same bars, costs and risk: the three ways of combining, each model alone,
 the hybrid without agents, and the traditional control.
 
-Answers are out of fold only. Each row's difference from the control has a paired block-bootstrap interval; the p-value
-of the best is Hansen's test for superior predictive ability over all of them; models are compared by log-loss with
-Diebold and Mariano's test. Every candidate is recorded as a trial.""",
+Answers are out of fold only; models are judged over all symbols and on each. Each row's difference from the control has
+a paired block-bootstrap interval; the p-value of the best is Hansen's test for superior predictive ability over all of
+them; models are compared by log-loss with Diebold and Mariano's test. Every candidate is recorded as a trial.""",
 )
 def model_comparison(
     context: dg.AssetExecutionContext,
@@ -62,16 +65,22 @@ def model_comparison(
     results = _replayed(history, shape, chosen)
     _record(trials, context.run.run_id, store, shape, chosen, history, results)
     table, luck = comparison_frame(results), best_by_luck(results, seed=chosen.training.seed)
-    directions, losses = judge_models(store, shape, chosen)
+    rows, said = read_answers(store, shape, chosen)
+    directions, losses = judge_models(rows, said, chosen)
+    by_symbol = judge_symbols(rows, said, chosen)
     store.write("comparison_equity", equity_frame(results))
     found = {
         "candidates": table.replace({np.nan: None}).to_dict(orient="records"),
         "best_by_luck": luck,
         "models": directions.replace({np.nan: None}).to_dict(orient="records"),
         "losses": losses.replace({np.nan: None}).to_dict(orient="records"),
+        "by_symbol": by_symbol.replace({np.nan: None}).to_dict(orient="records"),
     }
     write_text(chosen.evaluation / COMPARISON, pd.Series(found).to_json(indent=1))
-    return dg.MaterializeResult(metadata=_metadata(results, table, luck, directions, losses, chosen))
+    shown = {"candidates": table, "models": directions, "log_losses": losses, "by_symbol": by_symbol}
+    tables = {name: frame_table(frame) for name, frame in shown.items()}
+    told = luck if luck is not None else "not settled: too few days"
+    return dg.MaterializeResult(metadata={**tables, "best_by_luck": told, **_pictures(results, chosen)})
 
 
 def _replayed(history: History, shape: RunShape, settings: Settings) -> list[CandidateResult]:
@@ -106,33 +115,53 @@ def _record(
         trials.record(trial)
 
 
-def judge_models(lake: Lake, shape: RunShape, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Judge every direction model on the rows that all of them were tested on.
+def read_answers(lake: Lake, shape: RunShape, settings: Settings) -> tuple[StackedRows, dict[str, Float64]]:
+    """Return the rows that every direction model was tested on, and p(up) of each by the model's name."""
+    rows, _ = read_stacked(lake, read_dataset(lake, shape, settings), meta=True)
+    said = dict(zip(BASE_MODELS, rows.said.T, strict=True))
+    if rows.meta is not None:
+        said[META] = rows.meta
+    return rows, said
+
+
+def judge_models(
+    rows: StackedRows, said: Mapping[str, Float64], settings: Settings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Judge every direction model on the same rows.
 
     Returns:
         One row a model: accuracy with its interval beside the majority class and break-even, log-loss, Brier score and
         calibration error; and one row a pair of models: difference of log-loss and its p-value.
     """
-    rows, _ = read_stacked(lake, read_dataset(lake, shape, settings), meta=True)
-    said = dict(zip(BASE_MODELS, rows.said.T, strict=True))
-    if rows.meta is not None:
-        said[META] = rows.meta
-    found = {name: evaluate(judged(rows, p_up), seed=settings.training.seed) for name, p_up in said.items()}
     columns = (
         "rows", "accuracy", "accuracy_low", "accuracy_high", "majority_accuracy", "break_even_accuracy", "log_loss",
         "base_log_loss", "brier", "roc_auc", "calibration_error",
     )  # fmt: skip
-    table = pd.DataFrame(
-        [{"model": name, **{column: getattr(metrics, column) for column in columns}} for name, metrics in found.items()]
-    )
+    table = pd.DataFrame([{"model": name, **_judged(rows, p_up, columns, settings)} for name, p_up in said.items()])
     pairs = compare_models(rows.y, said, rows.time, horizon_bars=settings.feature.horizon_bars)
     return table, pd.DataFrame([vars(pair) for pair in pairs])
 
 
-def _metadata(
-    results: list[CandidateResult], table: pd.DataFrame, luck: float | None, directions: pd.DataFrame,
-    losses: pd.DataFrame, settings: Settings,
-) -> dict[str, Any]:  # fmt: skip
+def judge_symbols(rows: StackedRows, said: Mapping[str, Float64], settings: Settings) -> pd.DataFrame:
+    """Return one row a symbol and model: accuracy with its interval beside the majority class and break-even."""
+    columns = ("rows", "accuracy", "accuracy_low", "accuracy_high", "majority_accuracy", "break_even_accuracy")
+    found = []
+    for code in np.unique(rows.symbol_code):
+        places = np.flatnonzero(rows.symbol_code == code)
+        of_symbol = rows.take(places)
+        found += [
+            {"symbol": rows.symbols[code], "model": name, **_judged(of_symbol, p_up[places], columns, settings)}
+            for name, p_up in said.items()
+        ]
+    return pd.DataFrame(found)
+
+
+def _judged(rows: StackedRows, p_up: Float64, columns: Sequence[str], settings: Settings) -> dict[str, float]:
+    metrics = evaluate(judged(rows, p_up), seed=settings.training.seed)
+    return {column: getattr(metrics, column) for column in columns}
+
+
+def _pictures(results: list[CandidateResult], settings: Settings) -> dict[str, Any]:
     from fx_dagster.report.plots import line_png
 
     equity = equity_frame(results)
@@ -141,10 +170,6 @@ def _metadata(
     time = pd.to_datetime(equity["time"], utc=True)
     unit = settings.risk.account_currency
     return {
-        "candidates": frame_table(table),
-        "best_by_luck": luck if luck is not None else "not settled: too few days",
-        "models": frame_table(directions),
-        "log_losses": frame_table(losses),
         "ways_of_combining": picture(line_png(time, ways, title="Ways of combining", unit=unit)),
         "models_alone": picture(line_png(time, alone, title="Each model alone", unit=unit)),
     }
