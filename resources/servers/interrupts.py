@@ -1,13 +1,18 @@
 """Signals at the command: all that ask it to end interrupt it alike, and none interrupts the cleaning up."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN_S = 0.05
 
 
 class Interrupted(KeyboardInterrupt):
@@ -39,10 +44,22 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 def install() -> None:
     """Make SIGINT, SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread.
 
-    SIGINT too: a command started with ``&`` from a script inherits it as ignored.
+    SIGINT too: a command started with ``&`` from a script inherits it as ignored. Where Python cannot hand the
+    exception on, as in a finaliser that happens to run, the signal is raised again.
     """
     for number in ENDING:
         signal.signal(number, _interrupt)
+    before = sys.unraisablehook
+
+    def unraisable(lost: "UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, Interrupted):
+            # To the main thread itself: what it waits for is only ended by a signal of its own.
+            target = (threading.main_thread().ident, lost.exc_value.number)
+            threading.Timer(AGAIN_S, signal.pthread_kill, target).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = unraisable
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def test_a_run_that_only_just_started_needs_no_heartbeat_yet() -> None:
 
 
 @pytest.mark.parametrize(
-    "dead", [run(Status.STARTED, beat=50), run(Status.STARTED, age=60), run(Status.STARTING, age=70)]
+    "dead", [run(Status.STARTED, beat=50), run(Status.STARTED, age=60), run(Status.STARTING, age=190)]
 )
 def test_a_silent_run_is_reported_and_replaced(dead: RunView) -> None:
     assert judge(dead) == (["run"], "")

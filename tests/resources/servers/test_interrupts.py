@@ -41,6 +41,31 @@ def test_each_ending_signal_interrupts(name: str, ignored: bool) -> None:
     assert done.stdout.split() == [str(int(number))] * 2
 
 
+def test_an_interrupt_that_is_lost_in_a_finaliser_comes_again() -> None:
+    program = """
+        import os, signal, time
+        from resources.servers import interrupts
+        interrupts.install()
+
+        class Dying:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+                print("not interrupted")
+
+        try:
+            Dying()
+            time.sleep(20)
+            print("lost")
+        except KeyboardInterrupt as error:
+            print(error.number)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=15, check=True
+    )
+    assert (done.stdout.split(), done.stderr) == ([str(int(signal.SIGTERM))], "")
+
+
 def test_cleaning_up_is_not_interrupted_but_hurried() -> None:
     before = signal.getsignal(signal.SIGINT)
     with interrupts.patient() as hurry:
