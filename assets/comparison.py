@@ -15,6 +15,7 @@ from assets.predictions import read_stacked
 from assets.run_shape import RunShape
 from fx_dagster.backtest.candidates import (
     CONTROL,
+    NOTHING,
     CandidateResult,
     best_by_luck,
     candidates,
@@ -48,9 +49,10 @@ LUCK_MAX = 0.05
     description="""Every way to trade on the same bars, costs and risk: the three ways of combining, each model alone,
 the hybrid without agents, and the traditional control.
 
-Answers are out of fold only; models are judged over all symbols and on each. Each row's difference from the control has
-a paired block-bootstrap interval; the p-value of the best is Hansen's test for superior predictive ability over all of
-them; models are compared by log-loss with Diebold and Mariano's test. Every candidate is recorded as a trial.""",
+Answers are out of fold only; models are judged over all symbols and on each. Each row's return a year, and its
+difference from the control, have block-bootstrap intervals; the p-values of the best, beside the control and beside an
+account that does not trade, are Hansen's test for superior predictive ability over all of them; models are compared by
+log-loss with Diebold and Mariano's test. Every candidate is recorded as a trial.""",
 )
 def model_comparison(
     context: dg.AssetExecutionContext,
@@ -64,14 +66,16 @@ def model_comparison(
     history = read_history(store, shape, chosen)
     results = _replayed(history, shape, chosen)
     _record(trials, context.run.run_id, store, shape, chosen, history, results)
-    table, luck = comparison_frame(results), best_by_luck(results, seed=chosen.training.seed)
+    table = comparison_frame(results)
+    luck = {name: best_by_luck(results, seed=chosen.training.seed, benchmark=name) for name in (CONTROL, NOTHING)}
     rows, said = read_answers(store, shape, chosen)
     directions, losses = judge_models(rows, said, chosen)
     by_symbol = judge_symbols(rows, said, chosen)
     store.write("comparison_equity", equity_frame(results))
     found = {
         "candidates": table.replace({np.nan: None}).to_dict(orient="records"),
-        "best_by_luck": luck,
+        "best_by_luck": luck[CONTROL],
+        "best_against_nothing": luck[NOTHING],
         "models": directions.replace({np.nan: None}).to_dict(orient="records"),
         "losses": losses.replace({np.nan: None}).to_dict(orient="records"),
         "by_symbol": by_symbol.replace({np.nan: None}).to_dict(orient="records"),
@@ -79,8 +83,11 @@ def model_comparison(
     write_text(chosen.evaluation / COMPARISON, pd.Series(found).to_json(indent=1))
     shown = {"candidates": table, "models": directions, "log_losses": losses, "by_symbol": by_symbol}
     tables = {name: frame_table(frame) for name, frame in shown.items()}
-    told = luck if luck is not None else "not settled: too few days"
-    return dg.MaterializeResult(metadata={**tables, "best_by_luck": told, **_pictures(results, chosen)})
+    told = {
+        title: "not settled: too few days" if luck[name] is None else luck[name]
+        for name, title in ((CONTROL, "best_by_luck"), (NOTHING, "best_against_nothing"))
+    }
+    return dg.MaterializeResult(metadata={**tables, **told, **_pictures(results, chosen)})
 
 
 def _replayed(history: History, shape: RunShape, settings: Settings) -> list[CandidateResult]:
@@ -191,12 +198,15 @@ def every_account_is_accounted_for(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=model_comparison)
 def the_best_is_more_than_luck(settings: SettingsResource) -> dg.AssetCheckResult:
-    """Over all candidates, the best one's lead over the control is not what luck alone would bring."""
+    """Over all candidates, the best one's lead over the control, and over not trading, is not what luck would bring."""
     import json
 
-    found = json.loads((settings.load().evaluation / COMPARISON).read_text())["best_by_luck"]
+    found = json.loads((settings.load().evaluation / COMPARISON).read_text())
+    control, nothing = found["best_by_luck"], found["best_against_nothing"]
+    known = control is not None and nothing is not None
+    said = f"p-value {control:.3f} against the control, {nothing:.3f} against not trading, allowed {LUCK_MAX}"
     return dg.AssetCheckResult(
-        passed=found is not None and found < LUCK_MAX,
+        passed=known and max(control, nothing) < LUCK_MAX,
         severity=dg.AssetCheckSeverity.WARN,
-        description="too few days to tell" if found is None else f"p-value {found:.3f}, allowed {LUCK_MAX}",
+        description=said if known else "too few days to tell",
     )

@@ -12,17 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from assets.comparison import COMPARISON
+from assets.comparison import COMPARISON, LUCK_MAX
 from assets.evaluation import SUMMARY
 from assets.trials import REVIEW
 from fx_dagster.backtest.trial_review import TrialReview
-from fx_dagster.commands.options import settings_of
+from fx_dagster.commands.options import source_overrides
 from fx_dagster.models.evaluate import Metrics
 from fx_dagster.models.release import ReleaseManifest
 from fx_dagster.report.measures import success_measures
 from fx_dagster.report.statistics import summarise_model
 from fx_dagster.report.summary import BacktestSummary, Measure, ModelSummary
-from fx_dagster.settings import Settings
+from fx_dagster.settings import Settings, load_settings
 from resources.model_repository import ModelRepository
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
@@ -31,11 +31,13 @@ GOLD = "XAUUSD"
 
 def main(
     home: Annotated[Path, typer.Argument(help="FX_HOME of the run.")],
+    source: Annotated[str, typer.Option(help="Source of the run.")] = "sample",
+    data: Annotated[Path | None, typer.Option(help="Its folder, where it has one.")] = None,
     took: Annotated[str, typer.Option(help="How long the run took, as it was measured.")] = "",
     command: Annotated[str, typer.Option(help="The command of the run.")] = "fx train",
 ) -> None:
     """Write docs/results.md."""
-    settings = settings_of(home)
+    settings = load_settings(source_overrides(source, data, "", home))
     repository = ModelRepository.of(settings)
     manifest = repository.manifest(repository.versions()[-1])
     PAGE.write_text(page(settings, manifest, command, took), encoding="utf-8")
@@ -100,6 +102,21 @@ def verdicts(found: Mapping[str, Any], manifest: ReleaseManifest, backtest: Back
     behind = [row["candidate"] for row in found["candidates"] if row["verdict"] == "worse"]
     told.append(f"Ways to trade that beat the traditional control beyond chance: {', '.join(ahead) or 'none'}.")
     told.append(f"Ways that are worse than it beyond chance: {', '.join(behind) or 'none'}.")
+    idle = [row["candidate"] for row in found["candidates"] if not row["trades"]]
+    if set(idle) & set(ahead):
+        told.append(
+            f"Of these, {', '.join(idle)} never traded: to beat the control by staying out is to save its costs, not to"
+            " foresee anything. The next two lines ask for more."
+        )
+    gains = [row["candidate"] for row in found["candidates"] if (row["annual_low"] or 0.0) > 0.0]
+    told.append(f"Ways whose return a year is above zero with its whole interval: {', '.join(gains) or 'none'}.")
+    nothing = found["best_against_nothing"]
+    if nothing is not None:
+        settled = "is" if nothing < LUCK_MAX else "is not"
+        told.append(
+            f"That the best of all {len(found['candidates'])} ways earns more than not trading {settled} settled"
+            f" (Hansen's test, p = {nothing:.3f})."
+        )
     verdict = manifest.metrics.get("ppo", {}).get("against_fixed_sizing", {}).get("verdict")
     if verdict:
         told.append(f"Agents: {verdict}")
@@ -154,21 +171,28 @@ def _candidates(found: Mapping[str, Any], backtest: BacktestSummary) -> str:
         f"The same bars, costs and risk rules; {backtest.initial_balance:,.0f} {backtest.currency} at the start."
         f" P-value of the best one's lead over the control, all of them counted (Hansen): {said}.\n\n"
     )
-    columns = ("way", "net return", "Sharpe", "drawdown", "trades won", "trades", "a year against control", "verdict")
+    columns = (
+        "way", "net return", "a year", "Sharpe", "drawdown", "trades won", "trades", "a year against control",
+        "against control",
+    )  # fmt: skip
     rows = []
     for row in found["candidates"]:
-        gap = (
-            ""
-            if row["annual_difference"] is None
-            else (f"{_percent(row['annual_difference'])} ({_percent(row['low'])} to {_percent(row['high'])})")
-        )
         rows.append(
             (
-                row["candidate"], _percent(row["net_return"]), _cell(row["sharpe"]), _percent(row["max_drawdown"]),
-                _percent(row["win_rate"]), _cell(row["trades"]), gap, row["verdict"],
+                row["candidate"], _percent(row["net_return"]),
+                _annual(row, "annual_return", "annual_low", "annual_high"),
+                _cell(row["sharpe"]), _percent(row["max_drawdown"]),
+                _percent(row["win_rate"]), _cell(row["trades"]),
+                _annual(row, "annual_difference", "low", "high"), row["verdict"],
             )
         )  # fmt: skip
     return text + _table(columns, rows)
+
+
+def _annual(row: Mapping[str, Any], value: str, low: str, high: str) -> str:
+    if row[value] is None:
+        return ""
+    return f"{_percent(row[value])}" + ("" if row[low] is None else f" ({_percent(row[low])} to {_percent(row[high])})")
 
 
 def _agents(manifest: ReleaseManifest) -> str:

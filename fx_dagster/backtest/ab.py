@@ -145,6 +145,16 @@ def compare(
     return Comparison(days, samples if enough else 0, level, block, sides[0], sides[1], differences, verdict)
 
 
+def against_nothing(a: BacktestResult, *, samples: int = SAMPLES, level: float = LEVEL, seed: int = 7) -> Difference:
+    """Return A's ``mean_annual_return`` with its interval: what sets it apart from an account that does not trade."""
+    table = daily_table(a)
+    value, drawn = worth(table)["mean_annual_return"], np.empty(0)
+    if len(table) >= DAYS_MIN:
+        (paths,) = resampled_worth([table], block=day_block(table), samples=samples, seed=seed)
+        drawn = paths["mean_annual_return"]
+    return _difference(value, drawn, level)
+
+
 def _difference(value: float, drawn: Float64, level: float) -> Difference:
     known = drawn[np.isfinite(drawn)]
     if not len(known):

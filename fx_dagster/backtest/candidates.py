@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from fx_dagster.backtest.ab import Comparison, compare
+from fx_dagster.backtest.ab import Comparison, Difference, against_nothing, compare
 from fx_dagster.backtest.bootstrap import DAYS_MIN
 from fx_dagster.backtest.metrics import daily_returns
 from fx_dagster.backtest.overfitting import superiority_p_value
@@ -22,6 +22,8 @@ from fx_dagster.decision.rows import input_dtype
 from fx_dagster.errors import DataError
 
 CONTROL = "traditional"
+NOTHING = "no trade"
+"""Benchmark of an account that does not trade."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What a candidate came to, and how it compares with the control; None for the control itself."""
+    """What a candidate came to, how that compares with not trading, and with the control; None for the control."""
 
     candidate: Candidate
     result: BacktestResult
+    against_nothing: Difference
     against_control: Comparison | None
 
 
@@ -121,20 +124,25 @@ def replay_candidates(
             leverage=leverage, resume_after_hours=resume_after_hours,
         )  # fmt: skip
         against = compare(result, results[0].result, seed=seed) if results else None
-        results.append(CandidateResult(candidate, result, against))
+        results.append(CandidateResult(candidate, result, against_nothing(result, seed=seed), against))
     return results
 
 
-def best_by_luck(results: Sequence[CandidateResult], *, seed: int) -> float | None:
-    """Return the probability that the best of all candidates is ahead of the control by luck alone (Hansen 2005).
+def best_by_luck(results: Sequence[CandidateResult], *, seed: int, benchmark: str = CONTROL) -> float | None:
+    """Return the probability that the best of all candidates is ahead of a benchmark by luck alone (Hansen 2005).
 
-    None where there are too few days, or no candidate ever differs from the control.
+    None where there are too few days, or no candidate ever differs from it.
+
+    Args:
+        results: all that were looked at, the control among them.
+        seed: of the resampling.
+        benchmark: name of a candidate, or :data:`NOTHING`: an account that does not trade.
     """
-    returns = [_daily(found.result) for found in results]
-    if len(returns[0]) < DAYS_MIN:
+    returns = {found.candidate.name: _daily(found.result) for found in results}
+    own = returns.pop(benchmark) if benchmark != NOTHING else np.zeros(len(_daily(results[0].result)))
+    if len(own) < DAYS_MIN:
         return None
-    gains = np.column_stack(returns[1:]) - returns[0][:, None]
-    return superiority_p_value(gains, seed=seed)
+    return superiority_p_value(np.column_stack(list(returns.values())) - own[:, None], seed=seed)
 
 
 def _daily(result: BacktestResult) -> np.ndarray:
@@ -143,7 +151,7 @@ def _daily(result: BacktestResult) -> np.ndarray:
 
 
 def comparison_frame(results: Sequence[CandidateResult]) -> pd.DataFrame:
-    """Return one row a candidate: its metrics, and the difference from the control with a 95 % interval."""
+    """Return one row a candidate: its metrics, its return a year and how far that is from the control's, with 95 %."""
     return pd.DataFrame([_row(found) for found in results])
 
 
@@ -151,6 +159,8 @@ def _row(found: CandidateResult) -> dict[str, object]:
     metrics: Mapping[str, float] = found.result.metrics
     names = ("net_return", "sharpe", "max_drawdown", "win_rate", "profit_factor", "trades")
     row: dict[str, object] = {"candidate": found.candidate.name, **{name: metrics.get(name) for name in names}}
+    own = found.against_nothing
+    row |= {"annual_return": own.value, "annual_low": own.low, "annual_high": own.high}
     against = found.against_control
     if against is None:
         return row | {"annual_difference": None, "low": None, "high": None, "verdict": "the control"}

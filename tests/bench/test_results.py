@@ -51,9 +51,10 @@ def row() -> Row:
     return made
 
 
-def candidate(name: str, verdict: str) -> dict[str, Any]:
+def candidate(name: str, verdict: str, *, trades: int = 40, low: float = -0.01) -> dict[str, Any]:
     return {
-        "candidate": name, "net_return": 0.1, "sharpe": 0.5, "max_drawdown": 0.1, "win_rate": 0.5, "trades": 40,
+        "candidate": name, "net_return": 0.1, "sharpe": 0.5, "max_drawdown": 0.1, "win_rate": 0.5, "trades": trades,
+        "annual_return": 0.03, "annual_low": low, "annual_high": 0.06,
         "annual_difference": None if verdict == "the control" else 0.01, "low": -0.1, "high": 0.1, "verdict": verdict,
     }  # fmt: skip
 
@@ -69,7 +70,11 @@ def candidate(name: str, verdict: str) -> dict[str, Any]:
 def test_a_model_is_judged_by_the_lower_end_of_its_interval(
     row: Row, manifest: ReleaseManifest, backtest: BacktestSummary, low: float, loss: float, said: tuple[str, ...]
 ) -> None:
-    found = {"models": [row(low, loss=loss)], "candidates": [candidate("traditional", "the control")]}
+    found = {
+        "models": [row(low, loss=loss)],
+        "candidates": [candidate("traditional", "the control")],
+        "best_against_nothing": None,
+    }
     first = results.verdicts(found, manifest, backtest)[0]
     for words in said:
         assert words in first
@@ -77,10 +82,13 @@ def test_a_model_is_judged_by_the_lower_end_of_its_interval(
 
 def test_ways_are_named_on_the_side_on_which_they_stand(manifest: ReleaseManifest, backtest: BacktestSummary) -> None:
     ways = [candidate("hybrid", "worse"), candidate("parallel", "better"), candidate("cnn alone", "not settled")]
-    told = "\n".join(results.verdicts({"models": [], "candidates": ways}, manifest, backtest))
+    found = {"models": [], "candidates": ways, "best_against_nothing": 0.2}
+    told = "\n".join(results.verdicts(found, manifest, backtest))
     assert "beyond chance: parallel." in told
     assert "worse than it beyond chance: hybrid." in told
     assert "cnn alone" not in told
+    assert "above zero with its whole interval: none." in told
+    assert "is not settled (Hansen's test, p = 0.200)" in told
     assert "made -3.70 % after costs, the control -0.60 %" in told
 
 
@@ -94,3 +102,12 @@ def test_agents_are_shown_seed_by_seed_with_what_is_undefined_empty(manifest: Re
     text = results._agents(manifest)
     assert "-1.00 % a year (-3.00 % to 2.00 %), 300 later days" in text
     assert "| seed 7 |  | 0.04 |" in text
+
+
+def test_a_way_that_never_trades_is_no_merit(manifest: ReleaseManifest, backtest: BacktestSummary) -> None:
+    ways = [candidate("cnn alone", "better", trades=0), candidate("meta alone", "better", low=0.01)]
+    found = {"models": [], "candidates": ways, "best_against_nothing": 0.01}
+    told = "\n".join(results.verdicts(found, manifest, backtest))
+    assert "Of these, cnn alone never traded" in told
+    assert "above zero with its whole interval: meta alone." in told
+    assert "not trading is settled" in told
