@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from assets.history import RESUME_AFTER_HOURS, read_history
-from assets.metadata import frame_table
+from assets.metadata import frame_table, model_card
 from assets.models import GROUP, OWNERS, read_dataset, spec_of
 from assets.predictions import AGENT_COLUMNS, AGENTS, CONFIDENCE, keep_predictions, read_predictions, read_stacked
 from assets.run_shape import RunShape
@@ -75,6 +75,7 @@ def ppo_model(
             "learned_until": f"{pd.Timestamp(cut, tz='UTC'):%Y-%m-%d %H:%M} UTC",
             "verdict": compared if isinstance(compared, str) else compared.verdict,
             "onnx_parity": artifact.card.metrics["onnx_parity"],
+            "card": model_card(artifact.card),
             **({} if isinstance(compared, str) else {"seeds": frame_table(compared.to_frame())}),
         }
     )

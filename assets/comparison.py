@@ -81,7 +81,14 @@ def model_comparison(
         "by_symbol": by_symbol.replace({np.nan: None}).to_dict(orient="records"),
     }
     write_text(chosen.evaluation / COMPARISON, pd.Series(found).to_json(indent=1))
-    shown = {"candidates": table, "models": directions, "log_losses": losses, "by_symbol": by_symbol}
+    first = ["candidate", "verdict", "annual_return", "annual_low", "annual_high"]
+    shown = {
+        # The page cuts wide tables on the right.
+        "candidates": table[[*first, *(name for name in table.columns if name not in first)]],
+        "models": directions,
+        "log_losses": losses,
+        "by_symbol": by_symbol,
+    }
     tables = {name: frame_table(frame) for name, frame in shown.items()}
     told = {
         title: "not settled: too few days" if luck[name] is None else luck[name]
@@ -141,7 +148,7 @@ def judge_models(
         calibration error; and one row a pair of models: difference of log-loss and its p-value.
     """
     columns = (
-        "rows", "accuracy", "accuracy_low", "accuracy_high", "majority_accuracy", "break_even_accuracy", "log_loss",
+        "accuracy", "accuracy_low", "accuracy_high", "majority_accuracy", "break_even_accuracy", "rows", "log_loss",
         "base_log_loss", "brier", "roc_auc", "calibration_error",
     )  # fmt: skip
     table = pd.DataFrame([{"model": name, **_judged(rows, p_up, columns, settings)} for name, p_up in said.items()])
@@ -151,7 +158,7 @@ def judge_models(
 
 def judge_symbols(rows: StackedRows, said: Mapping[str, Float64], settings: Settings) -> pd.DataFrame:
     """Return one row a symbol and model: accuracy with its interval beside the majority class and break-even."""
-    columns = ("rows", "accuracy", "accuracy_low", "accuracy_high", "majority_accuracy", "break_even_accuracy")
+    columns = ("accuracy", "accuracy_low", "accuracy_high", "majority_accuracy", "break_even_accuracy", "rows")
     found = []
     for code in np.unique(rows.symbol_code):
         places = np.flatnonzero(rows.symbol_code == code)

@@ -1,12 +1,13 @@
 """Small tables and pictures for Dagster's pages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
-from fx_dagster.models.evaluate import Metrics
+from fx_dagster.models.evaluate import CalibrationBin, Metrics
+from fx_dagster.models.protocol import ModelCard
 
 TABLE_ROWS_MAX = 400
 
@@ -61,6 +62,22 @@ def calibration_picture(metrics: Metrics, title: str) -> dg.MetadataValue:
     from fx_dagster.report.plots import calibration_png
 
     return picture(calibration_png({title: metrics.calibration}, title="Said and happened"))
+
+
+def reliability_picture(table: Sequence[Mapping[str, float]], title: str) -> dg.MetadataValue:
+    """Draw how often a confidence was right: rows with ``rows``, ``said`` and ``share``."""
+    from fx_dagster.report.plots import calibration_png
+
+    bins = [CalibrationBin(int(row["rows"]), row["said"], row["share"]) for row in table]
+    png = calibration_png({title: bins}, title="Said and happened", said_of="being right", seen="were right")
+    return picture(png)
+
+
+def model_card(card: ModelCard) -> dg.JsonMetadataValue:
+    """Show what a release will know about a model, without what has a place of its own on the page."""
+    left_out = {"metrics", "importance", "feature_names"}
+    told = {name: value for name, value in card.to_dict().items() if name not in left_out}
+    return dg.MetadataValue.json({**told, "features": len(card.feature_names)})
 
 
 def importance_picture(importance: Mapping[str, float], title: str) -> dg.MetadataValue:

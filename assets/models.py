@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from assets.features import features, labels
-from assets.metadata import calibration_picture, frame_table, importance_picture
+from assets.metadata import calibration_picture, frame_table, importance_picture, model_card
 from assets.predictions import keep_predictions
 from assets.run_shape import RunShape
 from fx_dagster.backtest.trials import Origin, training_trial
@@ -140,7 +140,7 @@ that no fold touches), then fitted on everything before the holdout and exported
         said = {f"p_up_{name}": result.p_up}
         keep_predictions(store, name, dataset, result.fold, said, {"training": trial.fingerprint})
         shown = _metadata(result, artifact.card.metrics, len(dataset), dataset.symbols)
-        return dg.MaterializeResult(metadata={"trial": recorded, **shown})
+        return dg.MaterializeResult(metadata={"trial": recorded, **shown, "card": model_card(artifact.card)})
 
     return fitted
 

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from assets.metadata import calibration_picture, frame_table, importance_picture
+from assets.metadata import calibration_picture, frame_table, importance_picture, model_card, reliability_picture
 from assets.models import GROUP, MODEL_ASSETS, OWNERS, fold_frame, read_dataset, release_rows, spec_of, split
 from assets.predictions import CONFIDENCE, REGIME, REGIME_COLUMNS, keep_predictions, read_stacked
 from assets.run_shape import RunShape
@@ -84,6 +84,7 @@ def regime_model(
                 pd.DataFrame({name: judgement[name] for name in ("shares", "recall")}).reset_index()
             ),
             "importance": importance_picture(found.importance, REGIME),
+            "card": model_card(artifact.card),
         }
     )
 
@@ -138,6 +139,7 @@ def meta_model(
             "folds": frame_table(fold_frame(result.fold_metrics)),
             "calibration": calibration_picture(metrics, META),
             "importance": importance_picture(result.importance, META),
+            "card": model_card(artifact.card),
         }
     )
 
@@ -179,7 +181,9 @@ def confidence_model(
             **plain_numbers(judgement),
             "onnx_parity": artifact.card.metrics["onnx_parity"],
             "reliability": frame_table(pd.DataFrame(judgement["table"])),
+            "calibration": reliability_picture(judgement["table"], CONFIDENCE),
             "importance": importance_picture(found.importance, CONFIDENCE),
+            "card": model_card(artifact.card),
         }
     )
 

@@ -166,7 +166,7 @@ def _losses(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _candidates(found: Mapping[str, Any], backtest: BacktestSummary) -> str:
     luck = found["best_by_luck"]
-    said = "too few days to tell" if luck is None else f"{luck:.3f}"
+    said = "too few days to tell" if luck is None else "below 0.001" if luck < 0.001 else f"{luck:.3f}"
     text = (
         f"The same bars, costs and risk rules; {backtest.initial_balance:,.0f} {backtest.currency} at the start."
         f" P-value of the best one's lead over the control, all of them counted (Hansen): {said}.\n\n"

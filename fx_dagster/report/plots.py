@@ -66,8 +66,17 @@ def bar_png(values: Mapping[str, float], *, title: str = "", unit: str = "") -> 
     return _png(draw, title, height=0.9 + 0.2 * max(len(shown), 4))
 
 
-def calibration_png(tables: Mapping[str, Sequence[CalibrationBin]], *, title: str = "") -> bytes:
-    """Draw how often it rose against what each model said."""
+def calibration_png(
+    tables: Mapping[str, Sequence[CalibrationBin]], *, title: str = "", said_of: str = "a rise", seen: str = "rose"
+) -> bytes:
+    """Draw how often it came true against what each model said.
+
+    Args:
+        tables: by the model's name.
+        title: of the picture.
+        said_of: what the probabilities are of.
+        seen: what the share of rows did.
+    """
     said = [row.p_up_mean for table in tables.values() for row in table]
     ends = [min([*said, 0.45]), max([*said, 0.55])]
 
@@ -76,8 +85,8 @@ def calibration_png(tables: Mapping[str, Sequence[CalibrationBin]], *, title: st
         for colour, (name, table) in zip(_colours(list(tables)), tables.items(), strict=True):
             x, y = [row.p_up_mean for row in table], [row.up_share for row in table]
             axes.plot(x, y, color=colour, marker="o", markersize=4, linewidth=1.2, label=name)
-        axes.set_xlabel("said: probability of a rise")
-        axes.set_ylabel("seen: share that rose")
+        axes.set_xlabel(f"said: probability of {said_of}")
+        axes.set_ylabel(f"seen: share that {seen}")
         axes.legend(frameon=False, fontsize=8)
 
     return _png(draw, title, width=4.6, height=3.6)
