@@ -15,11 +15,14 @@ from assets.run_shape import RunShape
 from assets.stacked_models import STACKED, STACKED_ASSETS
 from fx_dagster.errors import FeatureMismatchError, ReleaseError
 from fx_dagster.features.splits import WalkForward
-from fx_dagster.models.answer import ATTENTION, DEEP_MODELS
+from fx_dagster.models.answer import ATTENTION, DEEP_MODELS, META
 from fx_dagster.models.dataset import Dataset
+from fx_dagster.models.evaluate import evaluate
+from fx_dagster.models.graph import Graph
 from fx_dagster.models.protocol import ModelArtifact
 from fx_dagster.models.quantise import smaller_where_worth
 from fx_dagster.models.release import ReleaseManifest
+from fx_dagster.models.training import judged
 from fx_dagster.settings import Settings
 from resources.dagster_resources import LakeResource, MarketResource, SettingsResource
 from resources.model_repository import ModelRepository
@@ -61,6 +64,8 @@ def release(
     dataset = read_dataset(lake.open(), shape, chosen)
     splits = split(dataset, shape, chosen)
     artifacts = [_smaller(artifact, dataset, splits, chosen) for artifact in artifacts]
+    if splits.holdout is not None:
+        artifacts = judged_whole(artifacts, dataset.take(splits.holdout.test), chosen.training.seed)
     sample = dataset.take(_spread(splits.holdout.test if splits.holdout else np.arange(len(dataset)), SAMPLE_ROWS))
     manifest = repository.build(
         releases.next_version(above=max(repository.versions(), default=0)),
@@ -118,6 +123,17 @@ def _smaller(artifact: ModelArtifact, dataset: Dataset, splits: WalkForward, set
     calibration = dataset.take(_spread(splits.holdout.train, CALIBRATION_ROWS)).tensors()
     held_out = dataset.take(_spread(splits.holdout.test, HELD_ROWS)).tensors()
     return smaller_where_worth(artifact, calibration, held_out, threshold=settings.risk.entry_score_min / 2)
+
+
+def judged_whole(artifacts: list[ModelArtifact], holdout: Dataset, seed: int) -> list[ModelArtifact]:
+    """Return the artifacts with the meta model judged on the holdout, on what the released models below it say there.
+
+    It was fitted on out-of-fold rows, all before the holdout; the other models were judged when they were fitted.
+    """
+    graph = Graph(artifacts)
+    p_up = np.concatenate([graph.run(part.tensors())[f"p_up_{META}"][:, 0] for part in holdout.parts()])
+    found = evaluate(judged(holdout, p_up.astype(np.float64)), seed=seed).to_dict()
+    return [one.with_metrics({"holdout": found}) if one.name == META else one for one in artifacts]
 
 
 def _spread(index: np.ndarray, rows: int) -> np.ndarray:

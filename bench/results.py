@@ -52,10 +52,12 @@ def page(settings: Settings, manifest: ReleaseManifest, command: str, took: str)
         _introduction(manifest, backtest, command, took),
         "## What is better than what\n\n" + _bullets(verdicts(found, manifest, backtest)),
         "## Direction: every model on the same unseen bars\n\n" + _models(found["models"]),
+        "## The holdout\n\n" + _holdout(manifest),
         "## Direction by symbol\n\n" + _symbols(found["by_symbol"]),
         "## Models against each other\n\n" + _losses(found["losses"]),
         "## Ways to trade, after costs\n\n" + _candidates(found, backtest),
         "## Agents against fixed sizing\n\n" + _agents(manifest),
+        "## INT8\n\n" + _int8(manifest),
         "## How much of it is luck\n\n" + _review(review),
         "## Success measures\n\n" + _measures(success_measures(_summaries(manifest), backtest, None)),
     ]
@@ -140,6 +142,34 @@ def _models(rows: Sequence[Mapping[str, Any]]) -> str:
             for row in rows
         ],
     )  # fmt: skip
+
+
+def _holdout(manifest: ReleaseManifest) -> str:
+    told = {name: metrics["holdout"] for name, metrics in manifest.metrics.items() if "holdout" in metrics}
+    text = (
+        "The last part of history, which no fold touches; the released models, which stop before it, are judged on it"
+        " once.\n\n"
+    )
+    return text + _models([{"model": name, **found} for name, found in told.items()])
+
+
+def _int8(manifest: ReleaseManifest) -> str:
+    text = (
+        "Every release tries its networks in INT8 and serves that only where it is at least 75 % smaller, twice as fast"
+        " and leaves 99.5 % of decisions as they are. Networks of this size are mostly operators that have no 8-bit"
+        " form, scales and the graph itself.\n\n"
+    )
+    columns = ("network", "bytes", "in INT8", "smaller", "faster, 1 row", "faster, 100 rows", "unchanged", "served")
+    rows = [
+        (
+            name, f"{found['bytes']:,}", f"{found['int8_bytes']:,}", _percent(found["smaller"]),
+            f"{found['faster_one']:.2f}×", f"{found['faster_many']:.2f}×", _percent(found["unchanged"]),
+            "INT8" if found["served"] else "FP32",
+        )
+        for name, found in ((name, metrics.get("int8")) for name, metrics in manifest.metrics.items())
+        if found
+    ]  # fmt: skip
+    return text + _table(columns, rows)
 
 
 def _symbols(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -91,6 +91,15 @@ def test_nothing_is_found_in_noise(summary):
         assert 0.4 < model.accuracy.value < 0.6
 
 
+def test_the_whole_release_is_judged_on_the_holdout(summary, home):
+    manifest = json.loads((home / "triton" / "models" / "releases" / "1.json").read_text())
+    judged = {name: manifest["metrics"][name]["holdout"] for name in manifest["models"]}
+    assert set(judged) == {"xgboost", "random_forest", "lstm", "cnn", "meta"}
+    assert len({found["rows"] for found in judged.values()}) == 1
+    assert judged["meta"]["rows"] > 100
+    assert 0.3 < judged["meta"]["accuracy"] < 0.7
+
+
 def test_both_levels_decided_and_the_kill_was_seen_at_once(summary):
     live = summary.live
     assert {1, 3} <= {level.level for level in live.levels}
