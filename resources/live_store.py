@@ -162,6 +162,13 @@ class LiveStore:
         )  # fmt: skip
         return {**rows[0], "features": np.frombuffer(rows[0]["features"], dtype="<f4")} if rows else None
 
+    def accounts_about(self, symbol: str) -> list[str]:
+        """Return the accounts that have decided something about a symbol, the newest session's first."""
+        rows = self._rows(
+            "SELECT account FROM decision WHERE symbol = %s GROUP BY account ORDER BY max(session_id) DESC", symbol
+        )
+        return [row["account"] for row in rows]
+
     def decided_rows(
         self, account: str, *, feature_hash: str, since: int, until: int, rows_max: int
     ) -> tuple[pd.DataFrame, NDArray[np.float32]]:

@@ -40,11 +40,12 @@ def explain(
     settings = attached_settings(home)
     url, account = settings.postgres.url.get_secret_value(), account or settings.live.account
     migrate(url)
-    decision = LiveStore(url).newest_decision(account, symbol)
+    store = LiveStore(url)
+    decision = store.newest_decision(account, symbol)
     if decision is None:
-        raise DataError(
-            f"account {account} has decided nothing about {symbol}", mend="look at the symbol's name, or start fx up"
-        )
+        others = store.accounts_about(symbol)
+        mend = f"--account {others[0]} has" if others else "look at the symbol's name, or start fx up"
+        raise DataError(f"account {account} has decided nothing about {symbol}", mend=mend)
     seen = seen_patterns(decision["outcome"].get("models", {}))
     facts = _facts(settings, decision["feature_hash"], symbol, seen)
     if as_json:

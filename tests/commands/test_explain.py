@@ -125,10 +125,12 @@ def test_features_of_another_catalogue_are_not_given_todays_names(settings: Sett
     assert json.loads(run("EURUSD", "--json")[1])["features"] == {}
 
 
-def test_nothing_decided_is_said(run: Run) -> None:
+def test_nothing_decided_is_said_and_who_did(settings: Settings, run: Run) -> None:
     code, out, err = run("XAUUSD")
     assert (code, out) == (1, "")
-    assert "paper has decided nothing about XAUUSD" in err
+    assert "paper has decided nothing about XAUUSD → look at the symbol's name" in err
+    decided(settings.postgres.url.get_secret_value(), 1, np.zeros(0), "c0ffee", "wait")
+    assert "--account paper has" in run("EURUSD", "--account", "other")[2]
 
 
 def test_absent_chances_are_no_patterns() -> None:
