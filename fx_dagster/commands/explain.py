@@ -136,7 +136,11 @@ def _show(decision: Mapping[str, Any], seen: Mapping[str, float], facts: "Patter
 
 
 def _lines(decision: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from fx_dagster.decision.codes import Size
+
     models = {name: value for name, value in outcome.get("models", {}).items() if not isinstance(value, list)}
+    told = outcome.get("sizes", {})  # PostgreSQL keeps no order of keys
+    sizes = {size.name.lower(): told[size.name.lower()] for size in Size if size.name.lower() in told}
     lines = [
         ("score", _number(decision["score"])),
         ("reasons", ", ".join(outcome.get("reasons", ())) or "none"),
@@ -145,7 +149,7 @@ def _lines(decision: Mapping[str, Any], outcome: Mapping[str, Any]) -> list[tupl
         ("regime, stage", f"{outcome.get('regime', '')}, {outcome.get('stage', '')}"),
         ("models", _pairs(models)),
         ("weights", _pairs(outcome.get("weights", {}))),
-        ("lots, step by step", _pairs(outcome.get("sizes", {}))),
+        ("lots, step by step", _pairs(sizes)),
     ]
     return [(name, text) for name, text in lines if text]
 
