@@ -1,5 +1,6 @@
 """From trained models to a release that answers: immutable files, a manifest, and Triton proved against it."""
 
+import time
 from typing import Any
 
 import dagster as dg
@@ -32,6 +33,8 @@ from resources.servers.triton import read_secret
 from resources.triton import serve_release, unload_releases
 
 GROUP = "serving"
+SWITCH_SEEN_S = 2.0
+"""By then every engine has seen a switch that was made just now, and asks no release that is to be unloaded."""
 OWNERS = ["team:platform"]
 KEEP_RELEASES = 3
 NETWORKS = (*DEEP_MODELS, ATTENTION)
@@ -195,7 +198,9 @@ def served_release(market: MarketResource, settings: SettingsResource) -> dg.Mat
     told: dict[str, Any] = {"release": version, "stage": str(stage), "served": difference is not None}
     if difference is None:
         return dg.MaterializeResult(metadata={**told, "why": "no Triton runs here"})
-    unloaded = unload_releases(chosen.triton.url, secret, _kept(releases, repository))
+    kept = _kept(releases, repository)
+    time.sleep(SWITCH_SEEN_S)
+    unloaded = unload_releases(chosen.triton.url, secret, kept)
     return dg.MaterializeResult(
         metadata={
             **told,
