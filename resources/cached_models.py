@@ -114,7 +114,8 @@ class CachedModels:
     async def _known(self, keys: Sequence[str], deadline_s: float) -> list[PredictedRow | None]:
         """Return the row of each key that this process has; while it has none, also those of other sessions."""
         if not self._cache.is_empty(Level.PREDICTIONS):
-            return [self._cache.known(PREDICTIONS, key) for key in keys]
+            known = [self._cache.known(PREDICTIONS, key) for key in keys]
+            return [row if row is not None and row.release == self.release else None for row in known]
         found = await self._fetched(keys, min(READ_S, 0.5 * deadline_s))
         return [found.get(key) for key in keys]
 

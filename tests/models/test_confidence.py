@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from fx_dagster.errors import TrainingError
 from fx_dagster.models.answer import BASE_MODELS
 from fx_dagster.models.calibration import calibration_of, sigmoid
-from fx_dagster.models.confidence import ConfidenceModel, is_right
+from fx_dagster.models.confidence import SPLITS, ConfidenceModel, is_right
 from fx_dagster.models.dataset import Dataset
 from fx_dagster.models.graph import GRAPH
 from fx_dagster.models.onnx_export import PARITY_MAX, onnx_answers, onnx_parity
@@ -97,6 +97,15 @@ def test_platt_follows_where_the_regression_is_not_calibrated_and_only_there(
     brier = [np.mean((own.predict(unseen)["confidence"][:, 0] - right) ** 2) for own in (model, timid, never)]
     assert brier == sorted(brier)
     assert onnx_parity(timid, unseen) <= PARITY_MAX
+
+
+def test_what_judges_platts_line_has_no_part_in_it(rows: StackedRows) -> None:
+    times = np.unique(rows.time)
+    last = rows.time >= times[int(SPLITS[1] * len(times))]
+    turned = rows.with_labels(np.where(last, 1 - rows.y, rows.y).astype(np.int8))
+    one, other = (ConfidenceModel(own.spec(seed=3)).fit(own).card().parameters["platt"] for own in (rows, turned))
+    assert (one["slope"], one["intercept"]) == (other["slope"], other["intercept"])
+    assert one["error_without"] < other["error_without"]
 
 
 def test_features_that_the_catalogue_does_not_have_are_not_needed(rows: StackedRows) -> None:

@@ -78,6 +78,17 @@ def test_rows_held_back_are_the_newest_and_purged(dataset):
         networks.held_back("small", dataset.take(np.arange(2)), 0.1)
 
 
+def test_means_and_scales_know_nothing_of_the_rows_that_choose_the_epoch(dataset):
+    fitted = _fit(dataset)
+    fit, everything = (
+        rows.windows.sequence().mean(axis=(0, 1), keepdims=True, dtype=np.float64)
+        for rows in (dataset.take(fitted.fitted), dataset)
+    )
+    mean = fitted.module.standard.mean.numpy()
+    np.testing.assert_allclose(mean, fit, atol=1e-6)
+    assert np.abs(mean - everything).max() > 1e-3
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_the_fit(dataset):
     seen = []
     hasty = replace(QUICK, epochs_max=30, patience=2, learning_rate=0.3)

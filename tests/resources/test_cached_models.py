@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fx_dagster.live.caches import Event, Level
+from fx_dagster.live.caches import PREDICTIONS, Event, Level, prediction_keys, rows_of
 from fx_dagster.models.answer import DIRECTIONS, EXTRAS, SIMPLE_MODELS
 from fx_dagster.models.inputs import ModelInputs
 from fx_dagster.models.service import ModelAnswer, ModelCallError, UnavailableReason
 from fx_dagster.settings import CacheSettings
+from resources import cached_models
 from resources.cache import LiveCache, SharedCache
 from resources.cached_models import CachedModels, CachedProvider
 
@@ -371,6 +372,27 @@ def test_help_is_not_older_than_a_minute_and_not_of_another_release(sessions, cl
         releases[1].fails = UnavailableReason.REFUSED
         with pytest.raises(ModelCallError):
             await made[1].predict(rows(2), deadline_s=DEADLINE_S)
+        assert caches[1].counters.count(Level.PREDICTIONS, Event.SERVER_HIT) == 0
+
+    sessions(script)
+
+
+def test_what_another_release_said_is_no_help_whatever_it_is_kept_under(sessions, monkeypatch):
+    """The key tells releases apart; the answer itself does too."""
+    monkeypatch.setattr(cached_models, "READ_S", DEADLINE_S)  # the server's word is heard, however busy the machine is
+
+    async def script(releases, made, caches):
+        told = rows_of(await Release("", release=8).predict(rows(2), deadline_s=DEADLINE_S))
+        keys = prediction_keys(rows(2), identity=releases[0].identity, release=7, feature_hash=HASH, whole=True)
+        for key, row in zip(keys, told, strict=True):
+            caches[0].keep(PREDICTIONS, key, row)
+        assert await caches[0].flush()
+        releases[1].fails = UnavailableReason.REFUSED
+        with pytest.raises(ModelCallError):
+            await made[1].predict(rows(2), deadline_s=DEADLINE_S)
+        with pytest.raises(ModelCallError):  # what was heard is in this process now
+            await made[1].predict(rows(2), deadline_s=DEADLINE_S)
+        assert len(await caches[1].fetch(PREDICTIONS, keys, DEADLINE_S)) == 2
         assert caches[1].counters.count(Level.PREDICTIONS, Event.SERVER_HIT) == 0
 
     sessions(script)
