@@ -28,6 +28,7 @@ from fx_dagster.models.protocol import Float32
 from fx_dagster.models.release import ReleaseManifest
 from fx_dagster.settings import Settings
 from resources.dagster_resources import LakeResource, SettingsResource
+from resources.drift_store import DriftMeasurement, DriftStore
 from resources.lake import Lake
 from resources.live_store import LiveStore
 from resources.postgres import migrate
@@ -139,10 +140,13 @@ def known_outcomes(lake: Lake, said: pd.DataFrame, clock: int) -> pd.DataFrame:
 
 Population stability index and Kolmogorov-Smirnov distance of every feature, and how near each row lies to the training
 rows, over a trailing window of recorded decisions at bars' closes. A feature has drifted where its index is beyond any
-that a window of the same length in the training set shows.""",
+that a window of the same length in the training set shows.
+
+What is measured is also a row of the table `drift`, which the live session reads: from `FX_RISK_DRIFT_MAX` on its
+decisions give the models less weight, and at `FX_RISK_DRIFT_STRONG` none.""",
 )
 def feature_drift(lake: LakeResource, settings: SettingsResource) -> dg.MaterializeResult:
-    """Compare the newest decisions' features with the training set."""
+    """Compare the newest decisions' features with the training set, and tell the live session."""
     chosen, store = settings.load(), lake.open()
     window = live_window(chosen, store)
     if isinstance(window, str):
@@ -158,7 +162,17 @@ def feature_drift(lake: LakeResource, settings: SettingsResource) -> dg.Material
             moved=(found.moved, _say_moved(found)), strange=(found.strange, _say_strange(found, reference))
         ),
     )
+    _tell_session(chosen, window, found.drift)
     return dg.MaterializeResult(metadata={"release": window.release.version, **_feature_metadata(found)})
+
+
+def _tell_session(settings: Settings, window: LiveWindow, drift: float) -> None:
+    """Record a measurement for the decisions to come; where nothing can be told, the last one counts on."""
+    release = window.release
+    measured = DriftMeasurement(
+        settings.live.account, release.version, release.feature_hash, measured_until=window.clock, drift=drift
+    )
+    DriftStore(settings.postgres.url.get_secret_value()).record(measured)
 
 
 def _say_moved(found: FeatureDrift) -> str:

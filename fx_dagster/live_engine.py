@@ -33,6 +33,7 @@ from fx_dagster.models.answer import DIRECTIONS
 from fx_dagster.settings import Settings, load_settings
 from resources.cache import LiveCache
 from resources.cached_models import CachedProvider
+from resources.drift_store import LiveDrift
 from resources.journal import JournalTarget, PostgresJournal
 from resources.live_feed import ReplayFeed, Tape, tape_of
 from resources.market import open_source
@@ -124,13 +125,15 @@ async def _run_session(
         source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed,
         spike_z=settings.validation.spike_robust_z,
     )  # fmt: skip
-    provider = ReleasedModels(ReleaseStore.of(settings), settings.triton.url, pinned=settings.release.pinned or None)
+    provider = ReleasedModels(
+        ReleaseStore.of(settings), settings.triton.url, pinned=settings.release.pinned or None,
+        drift=LiveDrift.of(settings),
+    )  # fmt: skip
     cache = LiveCache.of(settings)
     if cache is not None:
         await cache.open()
     parts = _parts(settings, feed, journal, CachedProvider(provider, cache), options)
-    if cache is not None:
-        parts = replace(parts, cache_rates=cache.rates)
+    parts = replace(parts, drift=provider, cache_rates=cache.rates if cache is not None else None)
     engine = Engine(parts, session)
     journal.start()
     loop = asyncio.get_running_loop()

@@ -127,6 +127,7 @@ def _metadata(status: StatusRow | None, news: SupervisorNews) -> dict[str, Any]:
         return {**shown, "state": "starting"}
     plain = (bool, int, float, str)
     flat = {name: value for name, value in status.status.items() if isinstance(value, plain)}
+    flat.setdefault("drift", "unknown")
     nested = {name: dg.MetadataValue.json(value) for name, value in status.status.items() if isinstance(value, dict)}
     return {**shown, "session_id": status.session_id, **flat, **nested}
 

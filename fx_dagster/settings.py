@@ -224,6 +224,9 @@ class DriftSettings(BaseSettings):
         72.0,
         description="Least time after any training before drift asks for another. The strength: FX_RISK_DRIFT_STRONG.",
     )
+    live_age_days: PositiveFloat = Field(
+        7.0, description="Market time after which a measured drift says nothing to the live decisions any more."
+    )
 
 
 class ReleaseSettings(BaseSettings):

@@ -1,10 +1,13 @@
-"""Which release the live session asks, and the connection to it.
+"""Which release the live session asks, the connection to it, and how far the features have drifted from it.
 
 One row in PostgreSQL says which release is active. It is read beside the decisions, never by one; a switch takes
 effect at the next decision after it was seen. The old connection is closed only when no call can wait on it any more.
+What was measured of one release's drift says nothing of another's: from the switch on it is unknown, until the next
+measurement.
 """
 
 import asyncio
+import math
 import time
 from typing import Final
 
@@ -12,6 +15,7 @@ import psycopg
 
 from fx_dagster.errors import FxError
 from fx_dagster.models.service import ModelService
+from resources.drift_store import LiveDrift
 from resources.releases import ReleaseStore
 from resources.triton import TritonModelService
 
@@ -20,16 +24,20 @@ GRACE_S: Final = 5.0
 
 
 class ReleasedModels:
-    """Implements :class:`fx_dagster.live.protocols.ModelProvider` over the release table and Triton.
+    """Implements ModelProvider and DriftGauge of :mod:`fx_dagster.live.protocols` over PostgreSQL and Triton.
 
     Args:
         store: knows the active release.
         triton_url: ``host:port`` of Triton's gRPC; empty: there is no server.
         pinned: release that is asked whatever is active, as in a trial in shadow; None: the active one.
+        drift: knows what was measured of the account; None: nobody looks, and drift is unknown.
     """
 
-    def __init__(self, store: ReleaseStore, triton_url: str, *, pinned: int | None = None) -> None:
+    def __init__(
+        self, store: ReleaseStore, triton_url: str, *, pinned: int | None = None, drift: LiveDrift | None = None
+    ) -> None:
         self._pinned = pinned
+        self._drift = drift
         self._retired: list[tuple[float, TritonModelService]] = []
         self._store = store
         self._triton_url = triton_url
@@ -46,8 +54,18 @@ class ReleasedModels:
         """Why there is no service; empty: there is, or nobody looked yet."""
         return self._problem
 
+    def drift_at(self, clock: int) -> float:
+        """Return the features' drift from what the release that is asked learned on, at ``clock`` (ns UTC), 0 … 1.
+
+        NaN: unknown.
+        """
+        service = self._service
+        if service is None or self._drift is None:
+            return math.nan
+        return self._drift.at(clock, release=service.release, feature_hash=service.feature_hash)
+
     async def refresh(self) -> None:
-        """Look which release is active; what is in use stays in use while PostgreSQL is away."""
+        """Look which release is active, and for its drift; what is known stays in use while PostgreSQL is away."""
         await self._close_retired()
         if not self._triton_url:
             return
@@ -61,6 +79,9 @@ class ReleasedModels:
         except (FxError, psycopg.Error) as error:
             if self._service is None:
                 self._problem = f"the active release is not known: {error}"
+        service = self._service
+        if service is not None and self._drift is not None:
+            await self._drift.refresh(service.release, service.feature_hash)
 
     async def _use(self, service: TritonModelService | None, problem: str) -> None:
         old, self._service, self._problem = self._service, service, problem

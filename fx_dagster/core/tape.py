@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
@@ -173,7 +173,7 @@ class _Player:
         core, body = self._core, event.body
         match event.what:
             case "conditions":
-                core.set_conditions(healthy=body["healthy"], command=body["command"])
+                core.set_conditions(**conditions_of(body))
             case "clock":
                 while (wants := core.reach(body["clock"])) is Event.FULL:
                     self._make_room()
@@ -204,6 +204,40 @@ def _needed(event: TapeEvent, after: TapeEvent | None) -> Event | None:
         case "mark" if after is not None and after.what == "placed":
             return Event.ACT  # decisions are written down before their orders are sent
     return None
+
+
+class Conditions(TypedDict):
+    """Arguments of :meth:`fx_dagster.core.trading.TradingCore.set_conditions`."""
+
+    healthy: bool
+    command: int
+    drift: float
+
+
+def conditions_body(conditions: Conditions) -> dict[str, Any]:
+    """Return conditions as an event's body: drift so that it is read back exactly, None where it is unknown."""
+    drift = conditions["drift"]
+    return {**conditions, "drift": None if math.isnan(drift) else drift}
+
+
+def conditions_of(body: Mapping[str, Any]) -> Conditions:
+    """Return the conditions of :func:`conditions_body`; drift is unknown where the tape is older than it.
+
+    Raises:
+        DataError: it is no conditions' body.
+    """
+    try:
+        drift = body.get("drift")
+        return Conditions(
+            healthy=bool(body["healthy"]),
+            command=int(body["command"]),
+            drift=math.nan if drift is None else float(drift),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the tape has conditions that cannot be read: {error}",
+            mend="replay it with the version that recorded it",
+        ) from error
 
 
 def answer_body(rows: Int64, values: Float64) -> dict[str, Any]:

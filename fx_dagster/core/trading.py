@@ -188,12 +188,27 @@ class TradingCore:
         self.core.rows[: len(rows)] = rows
         return Event(loop.decide_ordered(self.core, len(rows), time))
 
-    def set_conditions(self, *, healthy: bool, command: int) -> bool:
-        """Say whether broker and journal can be reached and what a person orders; return whether that is news."""
-        control = self.core.control[0]
+    def set_conditions(self, *, healthy: bool, command: int, drift: float = math.nan) -> bool:
+        """Say what holds for every symbol from the next decision on; return whether that is news.
+
+        Args:
+            healthy: whether broker and journal can be reached.
+            command: what a person orders (:class:`fx_dagster.decision.codes.Command`).
+            drift: of the features from those that the models learned on, 0 … 1; NaN: unknown.
+        """
+        control, told = self.core.control[0], self.core.inputs["drift"]
         before = (bool(control["healthy"]), int(control["command"]))
         control["healthy"], control["command"] = healthy, command
-        return before != (healthy, command)
+        # Looked at in the rows themselves: a symbol that a restored session did not know has not been told yet.
+        moved = not np.isnan(told).all() if math.isnan(drift) else bool((told != drift).any())
+        if moved:
+            told[:] = drift
+        return moved or before != (healthy, command)
+
+    @property
+    def drift(self) -> float:
+        """Drift of the features as the next decision takes it, 0 … 1; NaN: unknown."""
+        return float(self.core.inputs[0]["drift"])
 
     def end_halt(self, equity: float) -> None:
         """End a drawdown halt, by a person's order: drawdown counts from ``equity`` on."""

@@ -14,6 +14,7 @@ give the same decisions, however often it was killed.
 
 import asyncio
 import gc
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from fx_dagster.core.rows import Event, Kind
-from fx_dagster.core.tape import TapeWriter, answer_body
+from fx_dagster.core.tape import Conditions, TapeWriter, answer_body, conditions_body
 from fx_dagster.core.trading import Question, TradingCore
 from fx_dagster.decision.codes import Level
 from fx_dagster.errors import BrokerError
@@ -34,7 +35,7 @@ from fx_dagster.live.account import PaperDesk
 from fx_dagster.live.latency import StageTimes
 from fx_dagster.live.model_desk import Asked, ModelDesk
 from fx_dagster.live.outbox import Outbox
-from fx_dagster.live.protocols import Clock, Journal, MarketStates, TickFeed
+from fx_dagster.live.protocols import Clock, DriftGauge, Journal, MarketStates, TickFeed
 from fx_dagster.live.quotes import QuoteWatch
 from fx_dagster.live.records import Checkpoint, DecisionRecord, JournalEntry, SessionState
 from fx_dagster.live.scribe import Circumstances, Scribe, command_of
@@ -81,6 +82,7 @@ class EngineParts:
         settings: of the live session.
         on_status: called with each status, a few times a second.
         cache_rates: returns hits and misses of each cache level, for the status; None: nothing is cached.
+        drift: knows how far the features have drifted from what the active release learned on; None: nobody measures.
     """
 
     account: str
@@ -95,6 +97,7 @@ class EngineParts:
     settings: LiveSettings
     on_status: Callable[[dict[str, Any]], None] | None = None
     cache_rates: Callable[[], dict[str, Any]] | None = None
+    drift: DriftGauge | None = None
 
 
 class Engine:
@@ -368,10 +371,14 @@ class Engine:
             self._outbox.note("level", None, message, worst.time)
 
     def _set_conditions(self) -> None:
-        healthy = not self._journal.problem
-        command = command_of(self._journal.kill_switch, stopping=self._stopping.is_set())
-        if self._core.set_conditions(healthy=healthy, command=int(command)):
-            self._tape.event("conditions", {"healthy": healthy, "command": int(command)})
+        gauge = self._parts.drift
+        conditions = Conditions(
+            healthy=not self._journal.problem,
+            command=int(command_of(self._journal.kill_switch, stopping=self._stopping.is_set())),
+            drift=gauge.drift_at(self._core.clock[0]) if gauge is not None else math.nan,
+        )
+        if self._core.set_conditions(**conditions):
+            self._tape.event("conditions", conditions_body(conditions))
 
     # -- between batches -------------------------------------------------------------------------------------------
 
@@ -466,7 +473,7 @@ class Engine:
         return (self._clock.monotonic_ns() - began_ns) / 1e6
 
     def _status(self, state: str) -> dict[str, Any]:
-        kill, clock = self._journal.kill_switch, self._core.clock[0]
+        kill, clock, drift = self._journal.kill_switch, self._core.clock[0], self._core.drift
         return {
             "state": state,
             **status.level_status(self._level, self._level_reason),
@@ -479,6 +486,7 @@ class Engine:
             "release": self._release if self._release is not None else 0,
             "model_problem": self._parts.models.problem,
             "model_failures": self._parts.models.failed_calls,
+            "drift": None if math.isnan(drift) else drift,
             "journal_problem": self._journal.problem,
             "feed_problem": self._feed_problem,
             "killed": kill.engaged,

@@ -157,3 +157,14 @@ class ModelProvider(Protocol):
     def problem(self) -> str:
         """Why there is no service; empty: there is."""
         ...
+
+
+class DriftGauge(Protocol):
+    """Knows the newest measurement of the features' drift. Calls never block."""
+
+    def drift_at(self, clock: int) -> float:
+        """Return the drift from what the active release learned on, 0 … 1, as known at ``clock`` (ns UTC).
+
+        NaN: unknown, as where nothing was measured, or too long ago, or of another release.
+        """
+        ...

@@ -25,6 +25,7 @@ from fx_dagster.models.graph import run_graph
 from fx_dagster.models.inputs import ModelInputs
 from fx_dagster.schedules import hourly_drift
 from fx_dagster.settings import load_settings
+from resources.drift_store import DriftMeasurement, DriftStore
 from resources.journal import JournalTarget, PostgresJournal
 from resources.live_store import LiveStore
 from resources.model_repository import ModelRepository
@@ -143,6 +144,11 @@ def _inputs(lake) -> ModelInputs:
     )
 
 
+def told(trained: Trained, account: str) -> DriftMeasurement | None:
+    """Return what the live session of an account is told of its features' drift from release 1."""
+    return DriftStore(trained.url).newest(account, 1, trained.feature_hash)
+
+
 def shifted(X: np.ndarray) -> np.ndarray:
     return X + 4 * X.std(axis=0) + 1
 
@@ -166,6 +172,7 @@ def test_what_cannot_be_told_is_said_and_fails_nothing(trained, monkeypatch):
     assert all(check.passed and "too few live rows to tell" in check.description for check in checks.values())
     shown = done.asset_materializations_for_node("feature_drift")[0].metadata["nothing_told"].value
     assert shown == "too few live rows to tell: 119 bars of 14 days, 120 are needed"
+    assert told(trained, "young") is None
     monkeypatch.delenv("FX_POSTGRES_URL")
     checks, _ = trained.drift("nobody")
     assert all(check.passed and "FX_POSTGRES_URL is not set" in check.description for check in checks.values())
@@ -178,6 +185,10 @@ def test_weeks_that_no_model_has_seen_are_no_drift(trained):
     assert "mean distances" in checks["rows_lie_near_training_rows"].description
     metadata = done.asset_materializations_for_node("feature_drift")[0].metadata
     assert metadata["drift"].value < 0.3
+    clock = LiveStore(trained.url).last_session("alike").clock
+    assert told(trained, "alike") == DriftMeasurement(
+        "alike", 1, trained.feature_hash, measured_until=clock, drift=metadata["drift"].value
+    )
     assert len(metadata["features"].records) == trained.X.shape[1]
     assert "data:image/png" in metadata["farthest"].value
     predictions = trained.installation.lake.read(PREDICTIONS).set_index("model")
@@ -214,6 +225,7 @@ def test_planted_drift_warns_is_named_and_asks_for_training(trained):
     assert features["feature"][0] in said
     assert features["drifted"].mean() > 0.9
     assert checks["features_are_as_in_training"].metadata[DRIFT].value > 0.8
+    assert told(trained, "moved").drift > 0.8
 
     instance = trained.installation.instance
     views = {view.check: view for view in drift_views(instance)}

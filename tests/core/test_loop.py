@@ -478,14 +478,30 @@ def test_drifted_features_take_weight_from_the_models(warm_work: Make) -> None:
     weights, levels = [], []
     for drift in (np.nan, 0.2, 0.45, 0.7, 0.9):
         work = warm_work()
-        order(work, Command.CLOSE_ONLY)
-        work.core.core.inputs["drift"] = drift
+        work.core.set_conditions(healthy=True, command=int(Command.CLOSE_ONLY), drift=drift)
         work.take(work.calm(3))
         weights.append(float(work.out()["weights"][1]))
         levels.append(int(work.out()["level"]))
     assert weights[0] == weights[1] > weights[2] > weights[3] > weights[4] == 0.0
     assert levels == [2, 2, 2, 2, 3]
     assert Reason.FEATURES_DRIFTED in reasons(work)
+
+
+def test_drift_is_told_to_every_symbol_and_is_news_once(warm_work: Make) -> None:
+    work = warm_work("EURUSD", "GBPUSD")
+
+    def told(drift: float) -> bool:
+        return work.core.set_conditions(healthy=True, command=int(Command.RUN), drift=drift)
+
+    assert np.isnan(work.core.drift)
+    assert [told(drift) for drift in (np.nan, 0.4, 0.4, 0.0, 0.0, np.nan, np.nan, 0.4)] == [
+        False, True, False, True, False, True, False, True,
+    ]  # fmt: skip
+    assert work.core.drift == 0.4
+    assert work.core.core.inputs["drift"].tolist() == [0.4, 0.4]
+    assert not work.core.set_conditions(healthy=True, command=int(Command.RUN), drift=0.4)
+    assert work.core.set_conditions(healthy=True, command=int(Command.RUN)), "left out, it is unknown"
+    assert np.isnan(work.core.core.inputs["drift"]).all()
 
 
 def test_a_flood_is_decided_tick_by_tick(warm_work: Make) -> None:

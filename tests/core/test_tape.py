@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 
 from fx_dagster.core.rows import Event, Ticks
 from fx_dagster.core.state import LOG_ROWS, CoreSpec
-from fx_dagster.core.tape import TICK, Tape, TapeEvent, What, answer_body, replay_tape
+from fx_dagster.core.tape import (
+    TICK,
+    Conditions,
+    Tape,
+    TapeEvent,
+    What,
+    answer_body,
+    conditions_body,
+    conditions_of,
+    replay_tape,
+)
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.decision.codes import Command
 from fx_dagster.errors import DataError, FeatureMismatchError
@@ -22,6 +33,8 @@ from fx_dagster.market.timeframes import HOUR_NS, SECOND_NS, Timeframe
 from .conftest import MADE_UNTIL, Market, Tick, Work, eager, new_work, silent, ticks_of, whole
 
 SYMBOLS = ("EURUSD", "GBPUSD", "XAUUSD")
+DRIFT = 0.1 + 0.45
+"""Takes half of the models' weight, and is no short number."""
 Make = Callable[..., Work]
 Specs = Callable[..., CoreSpec]
 
@@ -84,10 +97,11 @@ class Recorded(Work):
             self.write_down()
             self.note("mark", decisions=self.core.decisions, digest=self.core.digest)
 
-    def condition(self, *, healthy: bool = True, command: Command = Command.RUN) -> None:
-        """Say what a person orders."""
-        if self.core.set_conditions(healthy=healthy, command=int(command)):
-            self.note("conditions", healthy=healthy, command=int(command))
+    def condition(self, *, healthy: bool = True, command: Command = Command.RUN, drift: float = math.nan) -> None:
+        """Say what a person orders, and how far features have drifted."""
+        conditions = Conditions(healthy=healthy, command=int(command), drift=drift)
+        if self.core.set_conditions(**conditions):
+            self.note("conditions", **conditions_body(conditions))
 
     def flatten(self) -> None:
         """Close everything at once."""
@@ -150,7 +164,13 @@ def recorded(warm_work: Make, ticks: Ticks) -> Recorded:
     work.take(ticks, 420, 440)
     work.condition()
     work.end_halt(9_000.0)
-    work.take(ticks, 440)
+    work.take(ticks, 440, 460)
+    work.condition(drift=DRIFT)
+    work.take(ticks, 460, 500)
+    work.condition(drift=0.7)
+    work.take(ticks, 500, 530)
+    work.condition()
+    work.take(ticks, 530)
     work.reach(int(ticks.time[-1]) + HOUR_NS)
     whats = {event.what for event in work.events}
     assert whats == {"answer", "mark", "placed", "clock", "conditions", "command", "resume"}
@@ -238,6 +258,52 @@ def test_one_changed_answer_is_noticed(recorded: Recorded, core_of: Callable[...
         found = outcome(core_of(), dataclasses.replace(tape, events=events))
         assert found is not None
         assert found == -1 or found >= event.ticks
+
+
+def without_drift(event: TapeEvent) -> TapeEvent:
+    """Return an event as it was recorded before drift was told."""
+    body = {name: value for name, value in event.body.items() if name != "drift"}
+    return dataclasses.replace(event, body=body) if event.what == "conditions" else event
+
+
+def test_drift_that_is_missing_or_another_is_noticed(recorded: Recorded, core_of: Callable[..., TradingCore]) -> None:
+    tape = recorded.tape
+    place = next(place for place, event in enumerate(tape.events) if event.body.get("drift") == DRIFT)
+    event = tape.events[place]
+    for other in (without_drift(event), dataclasses.replace(event, body={**event.body, "drift": DRIFT + 1e-12})):
+        events = [*tape.events[:place], other, *tape.events[place + 1 :]]
+        found = outcome(core_of(), dataclasses.replace(tape, events=events))
+        assert found is not None
+        assert found == -1 or found >= event.ticks
+
+
+def test_a_tape_from_before_drift_was_told_is_replayed(
+    warm_work: Make, core_of: Callable[..., TradingCore], ticks: Ticks
+) -> None:
+    work = recording(warm_work)
+    work.take(ticks, 0, 100)
+    work.condition(healthy=False)
+    work.take(ticks, 100, 140)
+    work.condition()
+    work.take(ticks, 140, 240)
+    old = dataclasses.replace(work.tape, events=[without_drift(event) for event in work.events])
+    assert sum(event.what == "conditions" for event in old.events) == 2
+    core = core_of()
+    assert all(mark.same for mark in replay_tape(core, old))
+    assert core.digest == work.core.digest
+
+
+@given(healthy=st.booleans(), command=st.sampled_from(Command), drift=st.floats(0, 1) | st.just(math.nan))
+def test_conditions_come_back_exactly(healthy: bool, command: Command, drift: float) -> None:
+    told = Conditions(healthy=healthy, command=int(command), drift=drift)
+    read = conditions_of(json.loads(json.dumps(conditions_body(told), allow_nan=False)))
+    assert repr(read) == repr(told)
+
+
+@pytest.mark.parametrize("body", [{}, {"healthy": True}, {"healthy": True, "command": 0, "drift": "much"}])
+def test_conditions_that_cannot_be_read_are_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="conditions that cannot be read"):
+        conditions_of(body)
 
 
 @pytest.mark.parametrize(

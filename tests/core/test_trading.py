@@ -172,6 +172,20 @@ def test_a_session_goes_on_with_a_symbol_more_and_one_less(
     assert {one.row for one in work.logged if one.kind is Kind.BAR} == {0, 1}
 
 
+@pytest.mark.parametrize("now", [0.6, 0.2, float("nan")])
+def test_after_a_restart_drift_is_what_is_told_then_for_new_symbols_too(
+    warm_work: Make, spec_of: Callable[..., CoreSpec], now: float
+) -> None:
+    old = trading(warm_work, "EURUSD", "GBPUSD")
+    old.core.set_conditions(healthy=True, command=0, drift=0.6)
+    old.take(old.calm(3))
+    work = new_work(spec_of("GBPUSD", "XAUUSD", start=MADE_UNTIL, move_atr=0.7), eager)
+    work.core.restore_session(old.core.session_state())
+    np.testing.assert_array_equal(work.core.core.inputs["drift"], [0.6, np.nan])
+    assert work.core.set_conditions(healthy=True, command=0, drift=now), "one of them has not been told"
+    np.testing.assert_array_equal(work.core.core.inputs["drift"], [now, now])
+
+
 def test_another_symbol_does_not_inherit_what_is_known_of_the_only_one(
     warm_work: Make, spec_of: Callable[..., CoreSpec]
 ) -> None:

@@ -3,20 +3,28 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from fx_dagster.core.tape import Mark, Tape, replay_tape
+from fx_dagster.core.trading import TradingCore
 from fx_dagster.decision.codes import Level, Stage
+from fx_dagster.errors import DataError
 from fx_dagster.execution.orders import OrderState, Purpose
 from fx_dagster.live.engine import Ending
 from fx_dagster.live.records import JournalEntry, KillSwitch
+from fx_dagster.live_engine import trading_core
 from fx_dagster.market.timeframes import HOUR_NS
 from fx_dagster.models.answer import DIRECTIONS, SIMPLE_MODELS
 from fx_dagster.models.service import UnavailableReason
-from fx_dagster.settings import LiveSettings
+from fx_dagster.settings import LiveSettings, Settings
+from resources.live_feed import ReplayFeed
+from resources.tapes import FileTape, latest_tape, read_tape
 
 Make = Callable[..., Any]
 
@@ -344,3 +352,94 @@ def test_impossible_ticks_never_reach_bars_or_account(session_of: Make) -> None:
     bars = [(row.bar_time, row.features.tobytes()) for row in at_bars(session)]
     assert bars == [(row.bar_time, row.features.tobytes()) for row in at_bars(clean)]
     assert all(row.level == Level.EMERGENCY for row in at_bars(session)[-3:]), "in quarantine: not believed"
+
+
+# -- drift ------------------------------------------------------------------------------------------------------------
+
+
+class Gauge:
+    """Says how far features have drifted, by market time."""
+
+    def __init__(self, drift_at: Callable[[int], float]) -> None:
+        self.drift_at = drift_at
+
+
+def measured(session: Any, drift_at: Callable[[int], float]) -> Any:
+    """Let the next engines of a session know a drift."""
+    parts = type(session)._parts
+    session._parts = lambda journal: replace(parts(session, journal), drift=Gauge(drift_at))
+    return session
+
+
+def test_measured_drift_takes_weight_from_the_models_and_is_in_the_status(session_of: Make) -> None:
+    plain, drifted = session_of(8), measured(session_of(8), lambda clock: 0.55)
+    for session in (plain, drifted):
+        session.run()
+    before, after = (at_bars(session)[0].outcome for session in (plain, drifted))
+    assert (before["drift"], after["drift"]) == (None, 0.55)
+    for path in ("machine_learning", "deep_learning"):
+        assert 0.0 < after["weights"][path] < before["weights"][path]
+    assert after["weights"]["traditional"] > before["weights"]["traditional"]
+    assert "features_drifted" in after["reasons"]
+    assert "features_drifted" not in before["reasons"]
+    assert plain.journals[-1].statuses[-1]["drift"] is None
+    assert drifted.journals[-1].statuses[-1]["drift"] == 0.55
+
+
+def test_strong_drift_leaves_the_indicators_alone_until_it_is_over(session_of: Make) -> None:
+    session = session_of(24, speed=200_000.0)
+    middle = session.tape.start + 12 * HOUR_NS
+    measured(session, lambda clock: 0.9 if clock < middle else float("nan")).run()
+    rows = at_bars(session)
+    assert {row.level for row in rows if row.time < middle} == {Level.TRADITIONAL}
+    assert "features_drifted" in rows[0].level_reason
+    assert rows[-1].level == Level.FULL_AI
+    assert session.journals[-1].statuses[-1]["drift"] is None
+
+
+def replayed(session: Any, tape: Tape) -> list[Mark]:
+    """Replay a stretch with a core like the session's; one mark that differs where it cannot be replayed at all."""
+    info = ReplayFeed(session.source, session.tape, speed=1.0).info
+    core, _ = trading_core(Settings(live=session.settings), info, session.tape.start)
+    try:
+        return replay_tape(core, tape)
+    except DataError:
+        return [Mark(0, 0, "recorded", "refused")]
+
+
+def test_drift_is_on_the_tape_and_the_replay_decides_the_same_bit_for_bit(session_of: Make, tmp_path: Path) -> None:
+    session, tapes = session_of(24, speed=200_000.0), []
+
+    def recording(core: TradingCore) -> FileTape:
+        folder = tmp_path / "paper" / "tapes"
+        tapes.append(FileTape(folder, 1, core.symbols, {}, state=core.whole, size_mb_max=100.0))
+        return tapes[-1]
+
+    session.recording = recording
+    edges = [session.tape.start + hours * HOUR_NS for hours in (6, 12, 18)]
+    steps = (float("nan"), 0.1 + 0.45, 0.9, 0.2)
+    measured(session, lambda clock: steps[int(np.searchsorted(edges, clock, side="right"))]).run()
+    tapes[-1].close()
+    tape, _ = read_tape(latest_tape(tmp_path))
+    assert [event.body["drift"] for event in tape.events if event.what == "conditions"] == list(steps[1:])
+    marks = replayed(session, tape)
+    assert len(marks) > 20
+    assert all(mark.same for mark in marks)
+    assert marks[-1].replayed == session.engine._core.digest
+    deaf = [
+        replace(event, body={**event.body, "drift": None}) if event.what == "conditions" else event
+        for event in tape.events
+    ]
+    assert not all(mark.same for mark in replayed(session, replace(tape, events=deaf)))
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.9, float("nan")), (0.9, 0.1), (float("nan"), 0.9)])
+def test_after_a_restart_drift_is_what_is_known_then(session_of: Make, before: float, now: float) -> None:
+    session = measured(session_of(12, speed=200_000.0), lambda clock: before)
+    assert session.run(kill_at=12) is None
+    count = len(session.store.decisions)
+    assert count > 0
+    assert measured(session, lambda clock: now).run() is Ending.FINISHED
+    said = [row.outcome["drift"] for row in session.store.decisions]
+    assert set(said[:count]) == {None if np.isnan(before) else before}
+    assert set(said[count:]) == {None if np.isnan(now) else now}
