@@ -216,3 +216,146 @@ SymbolInfo = namedtuple(
     ],
 )
 SymbolInfo.__doc__ = "Specification and present state of a symbol."
+
+TradeRequest = namedtuple(
+    "TradeRequest",
+    [
+        "action",
+        "magic",
+        "order",
+        "symbol",
+        "volume",
+        "price",
+        "stoplimit",
+        "sl",
+        "tp",
+        "deviation",
+        "type",
+        "type_filling",
+        "type_time",
+        "expiration",
+        "comment",
+        "position",
+        "position_by",
+    ],
+)
+TradeRequest.__doc__ = "What was asked of the broker."
+
+OrderSendResult = namedtuple(
+    "OrderSendResult",
+    [
+        "retcode",
+        "deal",
+        "order",
+        "volume",
+        "price",
+        "bid",
+        "ask",
+        "comment",
+        "request_id",
+        "retcode_external",
+        "request",
+    ],
+)
+OrderSendResult.__doc__ = "What the broker answered to a request; ``request`` is a TradeRequest."
+
+OrderCheckResult = namedtuple(
+    "OrderCheckResult",
+    [
+        "retcode",
+        "balance",
+        "equity",
+        "profit",
+        "margin",
+        "margin_free",
+        "margin_level",
+        "comment",
+        "request",
+    ],
+)
+OrderCheckResult.__doc__ = "The account as it would be after a request."
+
+TradeOrder = namedtuple(
+    "TradeOrder",
+    [
+        "ticket",
+        "time_setup",
+        "time_setup_msc",
+        "time_done",
+        "time_done_msc",
+        "time_expiration",
+        "type",
+        "type_time",
+        "type_filling",
+        "state",
+        "magic",
+        "position_id",
+        "position_by_id",
+        "reason",
+        "volume_initial",
+        "volume_current",
+        "price_open",
+        "sl",
+        "tp",
+        "price_current",
+        "price_stoplimit",
+        "symbol",
+        "comment",
+        "external_id",
+    ],
+)
+TradeOrder.__doc__ = "An order, waiting or past."
+
+TradePosition = namedtuple(
+    "TradePosition",
+    [
+        "ticket",
+        "time",
+        "time_msc",
+        "time_update",
+        "time_update_msc",
+        "type",
+        "magic",
+        "identifier",
+        "reason",
+        "volume",
+        "price_open",
+        "sl",
+        "tp",
+        "price_current",
+        "swap",
+        "profit",
+        "symbol",
+        "comment",
+        "external_id",
+    ],
+)
+TradePosition.__doc__ = "An open position."
+
+TradeDeal = namedtuple(
+    "TradeDeal",
+    [
+        "ticket",
+        "order",
+        "time",
+        "time_msc",
+        "type",
+        "entry",
+        "magic",
+        "position_id",
+        "reason",
+        "volume",
+        "price",
+        "commission",
+        "swap",
+        "profit",
+        "fee",
+        "symbol",
+        "comment",
+        "external_id",
+    ],
+)
+TradeDeal.__doc__ = "A fill, or a change of the balance."
+
+BookInfo = namedtuple("BookInfo", ["type", "price", "volume", "volume_dbl"])
+BookInfo.__doc__ = "A line of the depth of market."

@@ -18,6 +18,8 @@ WINDOW_BEFORE_NS = 5 * DAY_NS
 WINDOW_AFTER_NS = 7 * DAY_NS
 BUILD_NS = 30 * DAY_NS
 MILLISECOND_NS = 1_000_000
+_NEAR = 64
+"""Ticks in which the last possible one almost always is."""
 
 Ticks = NDArray[np.void]
 Rates = NDArray[np.void]
@@ -72,6 +74,24 @@ class Tape:
                 break
             reach *= 4
         return np.empty(0, dtype=TICK_DTYPE)
+
+    def quotes(self, start: int, end: int) -> tuple[NDArray[np.int64], Ticks]:
+        """Return times (ns UTC) and rows of the possible ticks (0 < bid ≤ ask) with ``start <= time < end``."""
+        if end - start > WINDOW_BEFORE_NS + WINDOW_AFTER_NS:
+            raise ValueError("quotes are read in stretches of at most twelve days")
+        rows = self.ticks(start, end)
+        time = self._times(start, end) if len(rows) else np.empty(0, dtype=np.int64)
+        possible = (rows["bid"] > 0) & (rows["ask"] >= rows["bid"]) & np.isfinite(rows["ask"])
+        return (time, rows) if possible.all() else (time[possible], rows[possible])
+
+    def last_quote(self, now: int) -> tuple[float, float] | None:
+        """Return bid and ask of the newest possible tick at or before ``now`` (ns UTC), within five days of it."""
+        end = min(now + 1, self.span[1])
+        for rows in (self.ticks(end - WINDOW_BEFORE_NS, end)[-_NEAR:], self.ticks(end - WINDOW_BEFORE_NS, end)):
+            possible = np.flatnonzero((rows["bid"] > 0) & (rows["ask"] >= rows["bid"]) & np.isfinite(rows["ask"]))
+            if len(possible):
+                return float(rows["bid"][possible[-1]]), float(rows["ask"][possible[-1]])
+        return None
 
     def _show(self, start: int, end: int) -> None:
         if self._window[0] <= start and end <= self._window[1]:

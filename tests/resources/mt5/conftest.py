@@ -1,6 +1,7 @@
 """Markets with hand-made ticks, and terminals over them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, SECOND_NS, Timeframe
 from resources.market.simulator import SimulatorSource
 from resources.mt5.clock import SteppedClock
 from resources.mt5.simulated import SimulatedTerminal
+from resources.mt5.trading import BrokerOptions
 
 MONDAY = 1_709_503_200 * SECOND_NS
 
@@ -57,6 +59,38 @@ def tape() -> Callable[..., TapeSource]:
             flags = np.full(len(time), TickFlag.BID | TickFlag.ASK)
             ticks[symbol] = tick_frame(time, bid, bid + 1e-4, np.zeros(len(time)), flags)
         return TapeSource(ticks)
+
+    return make
+
+
+Quotes = list[tuple[float, float, float]]
+
+
+@pytest.fixture
+def quoted() -> Callable[..., TapeSource]:
+    def make(**symbols: Quotes) -> TapeSource:
+        """Return a source with the given quotes of each symbol: seconds after Monday's opening, bid, ask."""
+        ticks = {}
+        for symbol, quotes in symbols.items():
+            time = np.array([MONDAY + round(second * SECOND_NS) for second, _, _ in quotes], dtype=np.int64)
+            bid, ask = (np.array([quote[place] for quote in quotes], dtype=np.float64) for place in (1, 2))
+            ticks[symbol] = tick_frame(time, bid, ask, np.zeros(len(time)), np.full(len(time), 6))
+        return TapeSource(ticks)
+
+    return make
+
+
+@pytest.fixture
+def trade(quoted: Callable[..., TapeSource]) -> Callable[..., SimulatedTerminal]:
+    def make(options: dict[str, Any] | None = None, **given: Any) -> SimulatedTerminal:
+        """Return a terminal an hour after the opening, over quotes by symbol and with the arguments of a terminal."""
+        own = {
+            name: given.pop(name) for name in ("balance", "currency", "leverage", "suffix", "faults") if name in given
+        }
+        clock = SteppedClock(MONDAY + HOUR_NS)
+        opened = SimulatedTerminal(quoted(**given), clock=clock, options=BrokerOptions(**(options or {})), **own)
+        assert opened.initialize()
+        return opened
 
     return make
 

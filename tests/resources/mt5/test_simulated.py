@@ -230,7 +230,8 @@ def test_the_account_is_consistent_and_empty(m1_market: SimulatorSource, clock: 
     assert terminal.terminal_info().connected
     assert terminal.orders_get() == terminal.positions_get(symbol="EURUSD") == terminal.history_deals_get(0, 1) == ()
     assert terminal.orders_total() == terminal.positions_total() == terminal.history_orders_total(0, 1) == 0
-    assert not hasattr(terminal, "order_send")
+    deposit = terminal.history_deals_get(0, 2**31 - 1)
+    assert [(deal.type, deal.profit) for deal in deposit] == [(terminal.DEAL_TYPE_BALANCE, 2_500.0)]
 
 
 def test_closed_bars_do_not_change_as_time_goes_on(m1_market: SimulatorSource, clock: SteppedClock) -> None:
