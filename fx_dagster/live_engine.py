@@ -36,6 +36,7 @@ from resources.cached_models import CachedProvider
 from resources.drift_store import LiveDrift
 from resources.journal import JournalTarget, PostgresJournal
 from resources.live_feed import ReplayFeed, Tape, tape_of
+from resources.live_publisher import LivePublisher
 from resources.market import open_source
 from resources.market_states import FileMarketStates
 from resources.model_provider import ReleasedModels
@@ -134,6 +135,11 @@ async def _run_session(
         await cache.open()
     parts = _parts(settings, feed, journal, CachedProvider(provider, cache), options)
     parts = replace(parts, drift=provider, cache_rates=cache.rates if cache is not None else None)
+    publisher = None
+    if url := settings.redis.url.get_secret_value():
+        publisher = LivePublisher(url, settings.live.account)
+        publisher.start()
+        parts = replace(parts, publisher=publisher)
     engine = Engine(parts, session)
     journal.start()
     loop = asyncio.get_running_loop()
@@ -145,6 +151,8 @@ async def _run_session(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         await provider.close()
+        if publisher is not None:
+            publisher.close()
         if cache is not None:
             await cache.close()
 

@@ -332,6 +332,52 @@ class LiveSettings(BaseSettings):
     restarts_per_minute_max: PositiveInt = 10
 
 
+def _one_line(text: str) -> str:
+    if any(character in text for character in "\r\n\0"):
+        raise ValueError("one line, please")
+    return text.strip()
+
+
+class ControlSettings(BaseSettings):
+    """The control server: where it listens, and who may talk to it."""
+
+    model_config = _group("FX_CONTROL_")
+
+    host: Annotated[str, AfterValidator(_one_line)] = Field(
+        "127.0.0.1", description="Address it listens on; any other than loopback needs a certificate and its key."
+    )
+    port: Port = Field(0, description="0: 8700, or the next free one.")
+    tls_certificate: AbsolutePath | None = Field(None, description="PEM file with the certificate chain.")
+    tls_key: AbsolutePath | None = Field(None, description="PEM file with the private key; only its owner reads it.")
+    read_token: SecretStr = Field(SecretStr(""), description="Token with the role read, at least 32 characters.")
+    operate_token: SecretStr = Field(SecretStr(""), description="Token with the role operate, at least 32 characters.")
+    tokens_file: AbsolutePath | None = Field(
+        None, description="File (mode 0600) of further tokens, a line each: role, name, token or sha256:digest."
+    )
+    metrics_open: bool = Field(False, description="Whether /metrics needs no token; on loopback only.")
+    failures_per_minute_max: PositiveInt = Field(10, description="Wrong tokens of an address before it has to wait.")
+    readers_max: PositiveInt = Field(64, description="Readers of the stream at once.")
+    reader_queue_max: PositiveInt = Field(256, description="Messages that wait for a slow reader; older ones are lost.")
+    stream_poll_s: PositiveFloat = Field(0.5, description="Pause between two looks at PostgreSQL for the stream.")
+
+
+class AlertSettings(BaseSettings):
+    """When a person is called, and how."""
+
+    model_config = _group("FX_ALERT_")
+
+    urls: SecretStr = Field(
+        SecretStr(""), description="Where alerts go: Apprise URLs, separated by blanks; empty, and no file: nowhere."
+    )
+    urls_file: AbsolutePath | None = Field(None, description="File (mode 0600) of further such URLs, a line each.")
+    every_s: PositiveFloat = Field(5.0, description="Pause between two looks.")
+    emergency_s: PositiveFloat = Field(60.0, description="Time at level 4 after which a person is called.")
+    disk_free_min: Fraction = Field(0.05, description="Free share of FX_HOME's disk below which a person is called.")
+    reminder_s: PositiveFloat = Field(3_600.0, description="Pause before what has not cleared is told again.")
+    clear_after_s: PositiveFloat = Field(60.0, description="Absence after which an alert counts as cleared.")
+    per_hour_max: PositiveInt = Field(30, description="Messages an hour, at most.")
+
+
 class Settings(BaseSettings):
     """All settings of one installation; frozen."""
 
@@ -355,6 +401,8 @@ class Settings(BaseSettings):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     ui: UiSettings = Field(default_factory=UiSettings)
     live: LiveSettings = Field(default_factory=LiveSettings)
+    control: ControlSettings = Field(default_factory=ControlSettings)
+    alert: AlertSettings = Field(default_factory=AlertSettings)
 
     @cached_property
     def lake_url(self) -> str:

@@ -258,8 +258,10 @@ def _loaded_intent(row: tuple[Any, ...]) -> OrderIntent:
 async def read_kill_switch(connection: Connection, account: str) -> KillSwitch:
     """Return the account's switch; one that nobody ever touched is open."""
     cursor = await connection.execute(
-        "SELECT engaged, flatten, reason, coalesce((extract(epoch FROM resumed_at) * 1000000)::bigint, 0) * 1000"
-        " FROM kill_switch WHERE account = %s",
+        "SELECT coalesce(engaged, false), coalesce(flatten, false), coalesce(k.reason, ''),"
+        " coalesce((extract(epoch FROM resumed_at) * 1000000)::bigint, 0) * 1000, coalesce(level, 1)"
+        " FROM (SELECT %s::text AS account) AS asked LEFT JOIN kill_switch k USING (account)"
+        " LEFT JOIN level_ceiling USING (account)",
         (account,),
     )
     row = await cursor.fetchone()

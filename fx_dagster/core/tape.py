@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -212,6 +212,7 @@ class Conditions(TypedDict):
     healthy: bool
     command: int
     drift: float
+    best_level: NotRequired[int]
 
 
 def conditions_body(conditions: Conditions) -> dict[str, Any]:
@@ -232,6 +233,7 @@ def conditions_of(body: Mapping[str, Any]) -> Conditions:
             healthy=bool(body["healthy"]),
             command=int(body["command"]),
             drift=math.nan if drift is None else float(drift),
+            best_level=int(body.get("best_level", 1)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(

@@ -15,13 +15,14 @@ from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Kind, Predictions
 from fx_dagster.core.state import Core, CoreSpec, new_core
 from fx_dagster.core.warm_up import History, warm_up
 from fx_dagster.decision.answers import ANSWER_EXTRAS
-from fx_dagster.decision.codes import Action, Stage
+from fx_dagster.decision.codes import Action, Level, Stage
 from fx_dagster.decision.record import DecisionExplanation, explain
 from fx_dagster.decision.rows import CLASSICAL
 from fx_dagster.decision.step import end_halt
 from fx_dagster.errors import DataError, FeatureMismatchError
 from fx_dagster.execution import ledger as ledgers
 from fx_dagster.execution.ledger import Ledger, Order, restore_open_rows
+from fx_dagster.features.catalogue import CHART_BARS
 from fx_dagster.market.incremental import TickVerdict
 from fx_dagster.market.timeframes import SECOND_NS
 from fx_dagster.models.inputs import UNKNOWN_SYMBOL, Float32, ModelInputs
@@ -188,27 +189,56 @@ class TradingCore:
         self.core.rows[: len(rows)] = rows
         return Event(loop.decide_ordered(self.core, len(rows), time))
 
-    def set_conditions(self, *, healthy: bool, command: int, drift: float = math.nan) -> bool:
+    def set_conditions(
+        self, *, healthy: bool, command: int, drift: float = math.nan, best_level: int = Level.FULL_AI
+    ) -> bool:
         """Say what holds for every symbol from the next decision on; return whether that is news.
 
         Args:
             healthy: whether broker and journal can be reached.
             command: what a person orders (:class:`fx_dagster.decision.codes.Command`).
             drift: of the features from those that the models learned on, 0 … 1; NaN: unknown.
+            best_level: best fallback level that a person allows, 1 … 4, over that of the configuration.
         """
         control, told = self.core.control[0], self.core.inputs["drift"]
-        before = (bool(control["healthy"]), int(control["command"]))
+        config, healthy = self.core.config[0], healthy and best_level < Level.EMERGENCY
+        level = max(int(self.spec.config.best_level), min(best_level, int(Level.TRADITIONAL)))
+        before = (bool(control["healthy"]), int(control["command"]), int(config["best_level"]))
         control["healthy"], control["command"] = healthy, command
+        if level != before[2]:
+            config["best_level"] = level
+            self.core.inputs["version"] += 1  # what was derived under the other ceiling no longer holds
         # Looked at in the rows themselves: a symbol that a restored session did not know has not been told yet.
         moved = not np.isnan(told).all() if math.isnan(drift) else bool((told != drift).any())
         if moved:
             told[:] = drift
-        return moved or before != (healthy, command)
+        return moved or before != (healthy, command, level)
 
     @property
     def drift(self) -> float:
         """Drift of the features as the next decision takes it, 0 … 1; NaN: unknown."""
         return float(self.core.inputs[0]["drift"])
+
+    def quotes(self) -> list[dict[str, Any]]:
+        """Return the newest good quote of each symbol that had one: ``symbol, time_ns, bid, ask``."""
+        gate = self.core.gate
+        return [
+            {
+                "symbol": self.symbols[row], "time_ns": int(gate[row]["time"]), "bid": float(gate[row]["bid"]),
+                "ask": float(gate[row]["ask"]),
+            }
+            for row in np.flatnonzero(gate["time"] > 0).tolist()
+        ]  # fmt: skip
+
+    def closed_bar(self, row: int) -> dict[str, Any]:
+        """Return a symbol's newest closed base bar; right after it closed, before the next one does."""
+        windows = self.core.windows[row]
+        bar = windows["chart"][0, (int(windows["bars"][0]) - 1) % CHART_BARS].tolist()
+        return {
+            "symbol": self.symbols[row], "timeframe": str(self.spec.catalogue.base),
+            "time_ns": int(self.core.watch[row]["bar_time"]),
+            **dict(zip(("open", "high", "low", "close", "tick_volume"), bar, strict=True)),
+        }  # fmt: skip
 
     def end_halt(self, equity: float) -> None:
         """End a drawdown halt, by a person's order: drawdown counts from ``equity`` on."""

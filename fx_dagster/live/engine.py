@@ -35,7 +35,7 @@ from fx_dagster.live.account import PaperDesk
 from fx_dagster.live.latency import StageTimes
 from fx_dagster.live.model_desk import Asked, ModelDesk
 from fx_dagster.live.outbox import Outbox
-from fx_dagster.live.protocols import Clock, DriftGauge, Journal, MarketStates, TickFeed
+from fx_dagster.live.protocols import Clock, DriftGauge, Journal, MarketStates, Publisher, TickFeed
 from fx_dagster.live.quotes import QuoteWatch
 from fx_dagster.live.records import Checkpoint, DecisionRecord, JournalEntry, SessionState
 from fx_dagster.live.scribe import Circumstances, Scribe, command_of
@@ -83,6 +83,7 @@ class EngineParts:
         on_status: called with each status, a few times a second.
         cache_rates: returns hits and misses of each cache level, for the status; None: nothing is cached.
         drift: knows how far the features have drifted from what the active release learned on; None: nobody measures.
+        publisher: takes quotes and closed bars for whoever looks on; None: nobody does.
     """
 
     account: str
@@ -97,6 +98,7 @@ class EngineParts:
     settings: LiveSettings
     on_status: Callable[[dict[str, Any]], None] | None = None
     cache_rates: Callable[[], dict[str, Any]] | None = None
+    publisher: Publisher | None = None
     drift: DriftGauge | None = None
 
 
@@ -313,6 +315,9 @@ class Engine:
         records = self._scribe.records(logged, around, intents)
         self._note_levels(records)
         self._records += records
+        if self._parts.publisher is not None:
+            for row in {one.row for one in logged if one.kind is Kind.BAR}:
+                self._parts.publisher.offer("bars", self._core.closed_bar(row))
         bars = [one.time for one in logged if one.kind is Kind.BAR]
         self._bar_time = max(bars, default=self._bar_time)
 
@@ -370,14 +375,16 @@ class Engine:
             message = f"level {worst.level}, {name}: {worst.level_reason}".removesuffix(": ")
             self._outbox.note("level", None, message, worst.time)
 
-    def _set_conditions(self) -> None:
+    def _set_conditions(self, *, again: bool = False) -> None:
+        """Tell the core what stands around it, and the tape if that is news, or ``again``."""
         gauge = self._parts.drift
         conditions = Conditions(
             healthy=not self._journal.problem,
             command=int(command_of(self._journal.kill_switch, stopping=self._stopping.is_set())),
             drift=gauge.drift_at(self._core.clock[0]) if gauge is not None else math.nan,
+            best_level=self._journal.kill_switch.best_level,
         )
-        if self._core.set_conditions(**conditions):
+        if self._core.set_conditions(**conditions) or again:
             self._tape.event("conditions", conditions_body(conditions))
 
     # -- between batches -------------------------------------------------------------------------------------------
@@ -391,6 +398,7 @@ class Engine:
             self._resume(kill.resumed_ns)
         if self._tape.full:
             self._tape.begin()
+            self._set_conditions(again=True)  # the ceiling is no part of the state that a stretch begins with
         if now >= self._next_flush_ns:
             self._next_flush_ns = now + int(TAPE_FLUSH_S * SECOND_NS)
             self._tape.flush()
@@ -439,6 +447,9 @@ class Engine:
                 raise self._journal.fatal
             self._watch_quotes()
             self._show("running")
+            if self._parts.publisher is not None:
+                for quote in self._core.quotes():
+                    self._parts.publisher.offer("ticks", quote)
             await self._measure_baseline()
             await self._clock.sleep(STATUS_S)
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 
@@ -167,4 +167,12 @@ class DriftGauge(Protocol):
 
         NaN: unknown, as where nothing was measured, or too long ago, or of another release.
         """
+        ...
+
+
+class Publisher(Protocol):
+    """Where the engine leaves what others may look at; never blocks and never raises."""
+
+    def offer(self, topic: Literal["ticks", "bars"], item: Mapping[str, Any]) -> None:
+        """Leave an item with ``symbol`` and ``time_ns``."""
         ...

@@ -132,12 +132,16 @@ class JournalEntry:
 
 @dataclass(frozen=True)
 class KillSwitch:
-    """Whether a person stopped the account, and how hard; ``resumed_ns`` is when one last let it trade again."""
+    """Whether a person stopped the account, and how hard; ``resumed_ns`` is when one last let it trade again.
+
+    ``best_level`` is the best fallback level that a person allows, 1 … 4; 1: any.
+    """
 
     engaged: bool = False
     flatten: bool = False
     reason: str = ""
     resumed_ns: int = 0
+    best_level: int = 1
 
 
 @dataclass(frozen=True)

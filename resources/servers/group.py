@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import psutil
 from pydantic import SecretStr
@@ -34,6 +34,9 @@ from resources.servers.private_files import make_own_folder
 from resources.servers.state import GroupState, HomeLock, ServerState, state_file
 from resources.servers.triton import TritonServer
 from resources.servers.watchdog import Server, Watch, Watchdog
+
+if TYPE_CHECKING:
+    from resources.control.process import ControlServer
 
 EventKind = Literal["starting", "ready", "external", "skipped", "died", "failed", "restarted", "stopping", "stopped"]
 
@@ -82,6 +85,7 @@ class ServerGroup:
         self.code: CodeServer | None = None
         self.web: WebServer | None = None
         self.daemon: Daemon | None = None
+        self.control: ControlServer | None = None
         self._on_event = on_event
         self._on_triton_start = on_triton_start
         self._dagster = dagster
@@ -142,6 +146,7 @@ class ServerGroup:
             "Dagster code": (self.code, _host_port(self.code)),
             "Dagster daemon": (self.daemon, ""),
             "Dagster page": (self.web, self.page),
+            "Control": (self.control, self.control.url if self.control is not None else ""),
         }
         return tuple(self._state(name, server, address) for name, (server, address) in named.items())
 
@@ -171,7 +176,8 @@ class ServerGroup:
             self._load_release()
         if self._dagster:
             self._start_dagster()
-        selfcheck.require_loopback_only()
+        self._start_control()
+        selfcheck.require_loopback_only(allowed=self._open_ports())
         self._write_state()
         self._watch()
 
@@ -259,6 +265,24 @@ class ServerGroup:
             }
         )
 
+    def _start_control(self) -> None:
+        """Start the control server; without it everything else works, and what is wrong with it is told."""
+        from resources.control.process import ControlServer
+
+        control = ControlServer(self.settings_for_children())
+        try:
+            self._begin("Control", control.start, lambda: control.url)
+        except FxError as error:
+            control.stop()
+            self._skip("Control", error)
+            return
+        self.control = control
+
+    def _open_ports(self) -> tuple[int, ...]:
+        """Return the ports that others may reach: the control server's, which is there with TLS only."""
+        with_tls = self.settings.control.tls_certificate is not None
+        return (self.control.port,) if self.control is not None and with_tls else ()
+
     def _load_release(self) -> None:
         """Load the active release, now or, where something it needs is away, as soon as that is back."""
         if not self._release_loaded():
@@ -318,7 +342,7 @@ class ServerGroup:
                     restarted=self._load_release,
                 )
             )
-        for server in (self.code, self.web, self.daemon):
+        for server in (self.code, self.web, self.daemon, self.control):
             if server is not None:
                 watches.append(Watch(server.name, server, server.healthy, deadline_s=10.0, interval_s=5.0))
         return watches
@@ -372,7 +396,7 @@ class ServerGroup:
             self._watchdog.stop(2.0)
         for thread in self._starts:
             thread.join(2.0)
-        self._stop_side_by_side([self.daemon, self.web], 3.0, deadline)
+        self._stop_side_by_side([self.daemon, self.web, self.control], 3.0, deadline)
         self._end_run_workers(min(_WORKERS_S, max(deadline - time.monotonic() - 4.0, 0.0)))
         self._stop_side_by_side([self.code, self.triton, self.valkey], 3.0, deadline)
         self._stop_side_by_side([self.postgres], 4.0, deadline)

@@ -2,7 +2,7 @@
 
 import contextlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import psutil
@@ -41,15 +41,17 @@ def listeners(processes: Iterable[psutil.Process]) -> list[Listener]:
     return found
 
 
-def require_loopback_only(processes: Iterable[psutil.Process] | None = None) -> list[Listener]:
-    """Return what our descendants (or ``processes``) listen on, all of it on loopback.
+def require_loopback_only(
+    processes: Iterable[psutil.Process] | None = None, *, allowed: Collection[int] = ()
+) -> list[Listener]:
+    """Return what our descendants (or ``processes``) listen on, all of it on loopback but the ``allowed`` ports.
 
     Raises:
         ServerError: one listens beyond; the message names process and address.
     """
     found = listeners(descendants() if processes is None else processes)
     for listener in found:
-        if not listener.loopback:
+        if not listener.loopback and listener.port not in allowed:
             raise ServerError(
                 f"{listener.process} (pid {listener.pid}) listens on {listener.address}:{listener.port}, "
                 "which other machines can reach",

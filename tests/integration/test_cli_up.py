@@ -193,7 +193,7 @@ class TestWhileUp:
         assert status["running"]
         assert status["page"] == running["page"]
         names = [server["name"] for server in status["servers"] if server["alive"]]
-        assert names == ["PostgreSQL", "Valkey", "Triton", "Dagster code", "Dagster daemon", "Dagster page"]
+        assert names == ["PostgreSQL", "Valkey", "Triton", "Dagster code", "Dagster daemon", "Dagster page", "Control"]
         owner = psutil.Process(int((home / "run" / "fx.lock").read_text().split()[0]))
         assert len(require_loopback_only(owner.children(recursive=True))) >= 6
         assert running["page"] in fx(home, "status").stdout
