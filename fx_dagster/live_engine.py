@@ -11,22 +11,29 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from fx_dagster.core.state import CoreSpec
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.decision.config import paper_config
+from fx_dagster.decision.rows import MEMORY
 from fx_dagster.errors import DataError, FencedError, FxError, SettingsError
-from fx_dagster.execution.paper import PaperBroker
+from fx_dagster.execution.broker import Broker, BrokerSpecification, TradeMode
+from fx_dagster.execution.ledger import new_ledger
+from fx_dagster.execution.paper import EVENTS, PaperBroker
 from fx_dagster.features.catalogue import feature_catalogue
 from fx_dagster.live.account import PaperDesk
+from fx_dagster.live.broker_desk import BrokerDesk, rules_of
 from fx_dagster.live.engine import Ending, Engine, EngineParts
 from fx_dagster.live.model_desk import ModelDesk
-from fx_dagster.live.protocols import FeedInfo, ModelProvider
+from fx_dagster.live.protocols import FeedInfo, ModelProvider, TickFeed
+from fx_dagster.live.records import SessionState
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
-from fx_dagster.market.instruments import instrument
+from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.source import MarketSource
 from fx_dagster.market.timeframes import Timeframe
 from fx_dagster.models.answer import DIRECTIONS
@@ -40,6 +47,8 @@ from resources.live_publisher import LivePublisher
 from resources.market import open_source
 from resources.market_states import FileMarketStates
 from resources.model_provider import ReleasedModels
+from resources.order_keeper import PostgresOrders
+from resources.order_store import Writer
 from resources.postgres import migrate
 from resources.releases import ReleaseStore
 from resources.tapes import FileTape
@@ -65,6 +74,21 @@ class WallClock:
 
 
 @dataclass(frozen=True)
+class Market:
+    """A real broker's market and account, opened for one session.
+
+    Attributes:
+        feed: its ticks and history.
+        broker: fills orders; its market's clock is the feed's.
+        close: ends both.
+    """
+
+    feed: TickFeed
+    broker: Broker
+    close: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How one engine is run.
 
@@ -72,17 +96,22 @@ class RunOptions:
         restart: begin a new session even if there is one to resume or a finished one.
         until: market time (ns UTC) at which a new session's tape ends; None: where the source ends.
         on_status: called with each status, a few times a second.
+        connect: opens the market of a session whose broker is a real one; None: there is no way to one.
     """
 
     restart: bool = False
     until: int | None = None
+    connect: Callable[[Settings, SessionState], Awaitable[Market]] | None = None
     on_status: Callable[[dict[str, Any]], None] | None = None
 
 
 def tape_fingerprint(settings: Settings) -> str:
     """Return what identifies the tape that these settings replay; a session is resumed on the same one only."""
     source = settings.source.model_dump(mode="json")
-    content = json.dumps({"source": source, "replay_days": settings.live.replay_days}, sort_keys=True)
+    what: dict[str, Any] = {"source": source, "replay_days": settings.live.replay_days}
+    if settings.live.broker != "paper":
+        what["broker"] = settings.live.broker  # what one account has decided is no beginning for another
+    content = json.dumps(what, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -98,6 +127,11 @@ async def run_engine(settings: Settings, options: RunOptions = RunOptions()) -> 
     url = settings.postgres.url.get_secret_value()
     if not url:
         raise SettingsError("FX_POSTGRES_URL is not set", mend="start the servers: fx up")
+    if settings.live.broker != "paper" and options.connect is None:
+        raise SettingsError(
+            f"FX_LIVE_BROKER is {settings.live.broker}, and no terminal is connected",
+            mend="start the bridge beside the terminal and name it, or trade on paper",
+        )
     source = open_source(settings.source)
     tape = tape_of(source, settings.live.replay_days)
     migrate(url)
@@ -122,10 +156,71 @@ async def _run_session(
     if session.finished:
         _log.info("session %s is finished already", session.session_id)
         return Ending.FINISHED
+    if options.connect is not None and settings.live.broker != "paper":
+        market = await options.connect(settings, session)
+        try:
+            return await _run_real(settings, options, market, journal)
+        finally:
+            await market.close()
     feed = ReplayFeed(
         source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed,
         spike_z=settings.validation.spike_robust_z,
     )  # fmt: skip
+    core, desk = trading_core(settings, feed.info, session.replay_start)
+    book = _Account(core, desk, tape_facts(settings, feed.info, session.replay_start))
+    return await _run_on(settings, options, feed, journal, book)
+
+
+async def _run_real(settings: Settings, options: RunOptions, market: Market, journal: PostgresJournal) -> Ending:
+    """Run a session at a real broker.
+
+    Raises:
+        BrokerError: it does not state its contracts or its account.
+        SettingsError: its account is another than the settings say.
+    """
+    session, info = journal.session, market.feed.info
+    await _demand_account(settings, market.broker)
+    contracts = tuple([await market.broker.specification(symbol) for symbol in info.symbols])
+    core, desk = broker_core(settings, info, session.replay_start, contracts)
+    writer = Writer(settings.live.account, session.session_id, journal.epoch)
+    keeper = PostgresOrders.open(settings.postgres.url.get_secret_value(), writer, settings.live_state / "exits")
+    facts = tape_facts(settings, info, session.replay_start, contracts)
+    try:
+        account = _Account(core, desk, facts, market.broker, keeper)
+        return await _run_on(settings, options, market.feed, journal, account)
+    finally:
+        keeper.close()
+
+
+async def _demand_account(settings: Settings, broker: Broker) -> None:
+    account, risk = await broker.account(), settings.risk
+    if account.currency != risk.account_currency:
+        raise SettingsError(
+            f"the broker's account is in {account.currency}, FX_RISK_ACCOUNT_CURRENCY is {risk.account_currency}",
+            mend="set it to the account's currency",
+        )
+    if account.leverage < risk.leverage:
+        raise SettingsError(
+            f"the broker's leverage is {account.leverage:g}, FX_RISK_LEVERAGE is {risk.leverage:g}",
+            mend="set it to the account's leverage: margin would be counted too low",
+        )
+
+
+@dataclass(frozen=True)
+class _Account:
+    """A core and the account that it trades on."""
+
+    core: TradingCore
+    desk: PaperDesk | BrokerDesk
+    facts: dict[str, Any]
+    broker: Broker | None = None
+    keeper: PostgresOrders | None = None
+
+
+async def _run_on(
+    settings: Settings, options: RunOptions, feed: TickFeed, journal: PostgresJournal, account: _Account
+) -> Ending:
+    session = journal.session
     provider = ReleasedModels(
         ReleaseStore.of(settings), settings.triton.url, pinned=settings.release.pinned or None,
         drift=LiveDrift.of(settings),
@@ -133,7 +228,7 @@ async def _run_session(
     cache = LiveCache.of(settings)
     if cache is not None:
         await cache.open()
-    parts = _parts(settings, feed, journal, CachedProvider(provider, cache), options)
+    parts = _parts(settings, feed, journal, CachedProvider(provider, cache), options, account)
     parts = replace(parts, drift=provider, cache_rates=cache.rates if cache is not None else None)
     publisher = None
     if url := settings.redis.url.get_secret_value():
@@ -158,15 +253,15 @@ async def _run_session(
 
 
 def _parts(
-    settings: Settings, feed: ReplayFeed, journal: PostgresJournal, provider: ModelProvider, options: RunOptions
-) -> EngineParts:
-    session, clock = journal.session, WallClock()
-    core, desk = trading_core(settings, feed.info, session.replay_start)
+    settings: Settings, feed: TickFeed, journal: PostgresJournal, provider: ModelProvider, options: RunOptions,
+    account: _Account,
+) -> EngineParts:  # fmt: skip
+    session, clock, core = journal.session, WallClock(), account.core
     states = FileMarketStates(settings.live_state / "market")
     return EngineParts(
         account=settings.live.account,
         core=core,
-        desk=desk,
+        desk=account.desk,
         feed=feed,
         journal=journal,
         models=ModelDesk(
@@ -178,29 +273,64 @@ def _parts(
         ),
         states=states,
         tape=FileTape(
-            settings.live_state / "tapes", session.session_id, core.symbols,
-            tape_facts(settings, feed.info, session.replay_start), state=core.whole,
+            settings.live_state / "tapes", session.session_id, core.symbols, account.facts, state=core.whole,
             size_mb_max=settings.live.tape_mb_max,
         ),
         clock=clock,
         settings=settings.live,
         on_status=options.on_status,
+        broker=account.broker,
+        keeper=account.keeper,
     )  # fmt: skip
 
 
 def trading_core(settings: Settings, info: FeedInfo, start: int) -> tuple[TradingCore, PaperDesk]:
-    """Return the core of a session that begins at ``start`` (ns UTC), and the account that it trades on.
+    """Return the core of a session that begins at ``start`` (ns UTC), and the account on paper that it trades on.
 
     Raises:
         SettingsError: a number is impossible, or a profit currency cannot be converted with these symbols.
     """
     instruments = tuple(instrument(symbol) for symbol in info.symbols)
-    catalogue = feature_catalogue(info.base, cross_symbol=len(info.symbols) > 1)
     broker = PaperBroker(settings.live.account, instruments, settings.risk, settings.cost)
+    return TradingCore(_core_spec(settings, info, start, instruments), broker.ledger), PaperDesk(broker)
+
+
+def broker_core(
+    settings: Settings, info: FeedInfo, start: int, contracts: Sequence[BrokerSpecification]
+) -> tuple[TradingCore, BrokerDesk]:
+    """Return the core of a session that begins at ``start`` (ns UTC), and the real account that it trades on.
+
+    Args:
+        settings: of the installation.
+        info: what the feed carries.
+        start: ns UTC.
+        contracts: of the feed's symbols, in their order, as the broker states them.
+
+    Raises:
+        DataError: a contract is of another symbol or other currencies.
+        SettingsError: a number is impossible, or a profit currency cannot be converted with these symbols.
+    """
+    instruments = tuple(
+        said.over(instrument(symbol)) for symbol, said in zip(info.symbols, contracts, strict=True)
+    )  # fmt: skip
+    live, risk = settings.live, settings.risk
+    ledger = new_ledger(
+        instruments, settings.cost, memory=np.zeros(1, MEMORY), balance=risk.initial_balance, leverage=risk.leverage,
+        account_currency=risk.account_currency, events=EVENTS + len(instruments), real=True,
+    )  # fmt: skip
+    rules = rules_of(
+        quiet_s=live.quiet_s, hold_after_s=live.hold_after_s, requotes_max=live.requotes_max,
+        order_valid_s=live.order_valid_s, currency=risk.account_currency,
+    )  # fmt: skip
+    core = TradingCore(_core_spec(settings, info, start, instruments), ledger)
+    return core, BrokerDesk(live.account, instruments, ledger, rules)
+
+
+def _core_spec(settings: Settings, info: FeedInfo, start: int, instruments: Sequence[Instrument]) -> CoreSpec:
     live = settings.live
-    spec = CoreSpec(
+    return CoreSpec(
         instruments=instruments,
-        catalogue=catalogue,
+        catalogue=feature_catalogue(info.base, cross_symbol=len(info.symbols) > 1),
         config=paper_config(settings, info.base),
         start=start,
         stale_s=max(live.stale_after_s, info.tick_spacing_s),
@@ -209,18 +339,20 @@ def trading_core(settings: Settings, info: FeedInfo, start: int) -> tuple[Tradin
         refresh_s=live.refresh_s,
         history_bars=live.history_bars,
     )
-    return TradingCore(spec, broker.ledger), PaperDesk(broker)
 
 
 _DECIDING = ("feature", "risk", "cost", "validation", "live")
 """Groups of settings that a core is made from."""
 
 
-def tape_facts(settings: Settings, info: FeedInfo, start: int) -> dict[str, Any]:
+def tape_facts(
+    settings: Settings, info: FeedInfo, start: int, contracts: Sequence[BrokerSpecification] = ()
+) -> dict[str, Any]:
     """Return what :func:`recorded_core` needs to know of a session, as JSON values."""
-    return {
+    facts = {
         "settings": settings.model_dump(mode="json", include=set(_DECIDING)), "feed": asdict(info), "start": start,
     }  # fmt: skip
+    return facts | ({"contracts": [asdict(one) for one in contracts]} if contracts else {})
 
 
 def recorded_core(facts: Mapping[str, Any]) -> TradingCore:
@@ -232,12 +364,15 @@ def recorded_core(facts: Mapping[str, Any]) -> TradingCore:
     try:
         feed = facts["feed"]
         info = FeedInfo(tuple(feed["symbols"]), Timeframe(feed["base"]), feed["tick_spacing_s"], feed["lossless"])
-        core, _ = trading_core(Settings(**facts["settings"]), info, int(facts["start"]))
+        settings, start = Settings(**facts["settings"]), int(facts["start"])
+        if settings.live.broker == "paper":
+            return trading_core(settings, info, start)[0]
+        contracts = [BrokerSpecification(**one | {"mode": TradeMode(one["mode"])}) for one in facts["contracts"]]
+        return broker_core(settings, info, start, contracts)[0]
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise DataError(
             f"the tape's settings cannot be used: {error}", mend="replay it with the version that recorded it"
         ) from error
-    return core
 
 
 def exit_code(error: FxError) -> int:

@@ -311,7 +311,20 @@ class LiveSettings(BaseSettings):
     model_config = _group("FX_LIVE_")
 
     account: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,29}$")] = "paper"
-    broker: Literal["paper"] = "paper"
+    broker: Literal["paper", "mt5"] = Field(
+        "paper", description="Who fills orders: the account on paper, or the broker behind a MetaTrader 5 terminal."
+    )
+    order_valid_s: PositiveFloat = Field(
+        5.0, description="Age of a decision's data from which a real broker is not sent its order any more."
+    )
+    quiet_s: PositiveFloat = Field(
+        30.0,
+        description="Longer than the real broker's worst delay of showing what it did: how long absence must last.",
+    )
+    hold_after_s: PositiveFloat = Field(
+        600.0, description="Doubt about an order that is older than that waits for a person; above quiet_s."
+    )
+    requotes_max: PositiveInt = Field(3, description="Decisions in a row that one purpose may be refused a price.")
     replay_days: PositiveFloat = Field(28.0, description="Last days of the source that the simulated terminal replays.")
     replay_speed: PositiveFloat = Field(1.0, description="Market seconds a second.")
     poll_ms: PositiveFloat = Field(5.0, description="Pause between two questions to the terminal.")
@@ -330,6 +343,12 @@ class LiveSettings(BaseSettings):
     heartbeat_stale_s: PositiveFloat = Field(45.0, description="Age at which the sensor relaunches the session.")
     restart_delay_s: PositiveFloat = Field(0.2, description="Pause before a dead engine is started again.")
     restarts_per_minute_max: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _doubt_outlasts_quiet(self) -> Self:
+        if not self.quiet_s < self.hold_after_s:
+            raise ValueError(f"hold_after_s ({self.hold_after_s:g}) must be above quiet_s ({self.quiet_s:g})")
+        return self
 
 
 def _one_line(text: str) -> str:

@@ -22,6 +22,7 @@ from fx_dagster.live.records import (
     SessionState,
     Transition,
 )
+from resources import order_store
 
 Connection = psycopg.AsyncConnection
 
@@ -33,8 +34,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 
 
 _INTENT = """
 INSERT INTO trade_order (account, session_id, client_order_id, symbol, purpose, lots, stop, target, decided_ns,
-                         expires_ns, risk_money, epoch, comment, state, changed_ns, sequence)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'journalled', %s, %s)"""
+                         expires_ns, risk_money, epoch, comment, state, changed_ns, sequence, position, attempt)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'journalled', %s, %s, %s, %s)"""
 
 # A restart lives through the same market again: an event that is there already must not move the order back.
 _TRANSITION = """
@@ -86,7 +87,9 @@ async def insert_entry(
         again: an earlier attempt's answer got lost; where its checkpoint is there, it was written, and is left out.
 
     Raises:
-        JournalError: the session is over, or was decided upon to that place before.
+        JournalError: the session is over, or was decided upon to that place before; or an order at a real broker is
+            in another state there than here.
+        FencedError: another engine has the account.
     """
     keys = (account, session_id)
     sequence = entry.checkpoint.sequence if entry.checkpoint else 0
@@ -99,12 +102,18 @@ async def insert_entry(
         )
     async with connection.cursor() as cursor:
         await _many(cursor, _DECISION, [keys + _decision(row, epoch) for row in entry.decisions])
-        await _many(cursor, _INTENT, [keys + _intent(row, epoch, sequence) for row in entry.intents])
+        intents = [keys + _intent(row, epoch, sequence, entry.attempts) for row in entry.intents]
+        await _many(cursor, _INTENT, intents)
         await _many(cursor, _TRANSITION, [_transition(row) for row in entry.transitions])
         await _many(cursor, _DEAL, [keys + _deal(row) for row in entry.deals])
         await _many(cursor, _ACCOUNT, [_account(session_id, entry.account)] if entry.account else [])
         await _many(cursor, _EVENT, [_event(session_id, row) for row in entry.events])
         await _many(cursor, _BASELINE, [_baseline(session_id, row) for row in entry.baselines])
+    writer = order_store.Writer(account, session_id, epoch)
+    if entry.steps:
+        await order_store.record(connection, entry.steps, writer)
+    if entry.foreign is not None:
+        await order_store.record_foreign(connection, entry.foreign, entry.foreign_ns, writer)
 
 
 async def _many(cursor: psycopg.AsyncCursor[Any], statement: str, rows: list[tuple[Any, ...]]) -> None:
@@ -137,10 +146,11 @@ def _decision(row: DecisionRecord, epoch: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _intent(row: OrderIntent, epoch: int, sequence: int) -> tuple[Any, ...]:
+def _intent(row: OrderIntent, epoch: int, sequence: int, attempts: Mapping[int, int]) -> tuple[Any, ...]:
     return (
         row.client_order_id, row.symbol, str(row.purpose), row.lots, row.stop, row.target, row.decided_ns,
-        row.expires_ns, row.risk_money, epoch, row.comment, row.decided_ns, sequence,
+        row.expires_ns, row.risk_money, epoch, row.comment, row.decided_ns, sequence, row.position,
+        attempts.get(row.client_order_id, 0),
     )  # fmt: skip
 
 
@@ -219,7 +229,7 @@ async def load_session(connection: Connection, session_id: int) -> SessionState:
         raise LookupError(f"there is no session {session_id}")
     orders = await connection.execute(
         "SELECT client_order_id, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money,"
-        " epoch, comment FROM trade_order WHERE session_id = %s AND sequence = %s AND state <> 'cancelled'"
+        " epoch, comment, position FROM trade_order WHERE session_id = %s AND sequence = %s AND state <> 'cancelled'"
         " ORDER BY journalled_at, client_order_id",
         (session_id, row[2]),
     )
@@ -238,7 +248,9 @@ async def load_session(connection: Connection, session_id: int) -> SessionState:
 
 
 def _loaded_intent(row: tuple[Any, ...]) -> OrderIntent:
-    key, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money, epoch, comment = row
+    (
+        key, account, symbol, purpose, lots, stop, target, decided_ns, expires_ns, risk_money, epoch, comment, position,
+    ) = row  # fmt: skip
     return OrderIntent(
         client_order_id=key,
         account=account,
@@ -252,6 +264,7 @@ def _loaded_intent(row: tuple[Any, ...]) -> OrderIntent:
         risk_money=risk_money,
         epoch=epoch,
         comment=comment,
+        position=position,
     )
 
 

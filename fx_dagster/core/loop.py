@@ -20,7 +20,7 @@ import numpy as np
 
 from fx_dagster.compiled import compiled, inlined, uncounted
 from fx_dagster.core.intake import close_due, compare_symbols, fill_inputs, inputs_of
-from fx_dagster.core.rows import Event, Kind, Ticks
+from fx_dagster.core.rows import NEVER, Event, Kind, Ticks
 from fx_dagster.core.state import Core
 from fx_dagster.decision.answers import take_answer
 from fx_dagster.decision.codes import Action
@@ -60,6 +60,16 @@ def silence_ns(control: Record, watch: Record, time: int) -> int:
     if not watch.is_open:
         return 0
     return time - max(watch.last_time, max(watch.opened, control.since))
+
+
+@compiled
+def hold_entries(core: Core, i: int, held: bool) -> None:
+    """Keep entries of a symbol away for good, or let them be again from the next bar on; exits go on."""
+    watch, base = core.watch[i], core.forming[i, 0]
+    if held:
+        watch.hold_until = NEVER
+    elif watch.hold_until == NEVER:
+        watch.hold_until = base.end if base.count > 0 else 0
 
 
 @uncounted
@@ -255,8 +265,14 @@ def _number(control: Record, acts: np.ndarray, i: int) -> int:
 
 @uncounted
 def place_decided(core: Core, i: int) -> int:
-    """Place the order that the act of a symbol in ``core.acts`` wants; return the ledger's code."""
+    """Place the order that the act of a symbol in ``core.acts`` wants; return the ledger's code.
+
+    On a real broker's account the order is on its way from here on, and nothing else is known of it.
+    """
     control, out, ledger = core.control[0], core.out[i], core.ledger
+    if ledger.costs[0].real:
+        ledger.positions[i].pending = True
+        return ledgers.PLACED
     decided, held, number = decided_before(core), core.ledger.positions[i].lots, _number(control, core.acts, i)
     if out.action == _OPEN:
         expires = core.account[0].time + control.base_ns

@@ -15,6 +15,7 @@ import numpy as np
 from fx_dagster.core.rows import NEVER, Event, Float64, Int64, Ticks
 from fx_dagster.core.trading import TradingCore
 from fx_dagster.errors import DataError
+from fx_dagster.execution.ledger import Adoption
 
 TICK = np.dtype(
     [
@@ -25,7 +26,7 @@ TICK = np.dtype(
 )  # fmt: skip
 """One tick of a tape, as it was given to the core: believed or not."""
 
-What = Literal["answer", "conditions", "clock", "placed", "resume", "command", "mark"]
+What = Literal["answer", "conditions", "clock", "placed", "resume", "command", "mark", "adopt"]
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ class _Player:
                 core.end_halt(body["equity"])
             case "command":
                 self._wants = core.decide_now(body["rows"], body["time"])
+            case "adopt":
+                core.adopt(**adopted_of(body))
             case "mark":
                 yield Mark(event.ticks, body["decisions"], body["digest"], core.digest)
 
@@ -239,6 +242,44 @@ def conditions_of(body: Mapping[str, Any]) -> Conditions:
         raise DataError(
             f"the tape has conditions that cannot be read: {error}",
             mend="replay it with the version that recorded it",
+        ) from error
+
+
+class Adopted(TypedDict):
+    """Arguments of :meth:`fx_dagster.core.trading.TradingCore.adopt`."""
+
+    seen: tuple[Adoption, ...]
+    balance: float
+    closed: tuple[tuple[float, float], ...]
+    held: dict[int, bool]
+
+
+def adopted_body(adopted: Adopted) -> dict[str, Any]:
+    """Return what a broker said as an event's body, each number so that it is read back exactly."""
+    return {
+        "seen": [one._asdict() for one in adopted["seen"]],
+        "balance": adopted["balance"],
+        "closed": [list(one) for one in adopted["closed"]],
+        "held": list(adopted["held"].items()),
+    }
+
+
+def adopted_of(body: Mapping[str, Any]) -> Adopted:
+    """Return what a broker said of :func:`adopted_body`.
+
+    Raises:
+        DataError: it is no such body.
+    """
+    try:
+        return Adopted(
+            seen=tuple(Adoption(**one) for one in body["seen"]),
+            balance=float(body["balance"]),
+            closed=tuple((float(result), float(risk)) for result, risk in body["closed"]),
+            held={int(row): bool(holds) for row, holds in body["held"]},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the tape has an account that cannot be read: {error}", mend="replay it with the version that recorded it"
         ) from error
 
 

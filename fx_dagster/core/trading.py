@@ -1,9 +1,10 @@
 """The core's Python face: owns the arrays, calls the compiled loop, and says what it found."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from fx_dagster.decision.rows import CLASSICAL
 from fx_dagster.decision.step import end_halt
 from fx_dagster.errors import DataError, FeatureMismatchError
 from fx_dagster.execution import ledger as ledgers
-from fx_dagster.execution.ledger import Ledger, Order, restore_open_rows
+from fx_dagster.execution.ledger import Adoption, Ledger, Order, restore_open_rows
 from fx_dagster.features.catalogue import CHART_BARS
 from fx_dagster.market.incremental import TickVerdict
 from fx_dagster.market.timeframes import SECOND_NS
@@ -35,6 +36,9 @@ _SPEC_GATE = ("point", "spike_z")
 _REJECTED = tuple(
     verdict for verdict in TickVerdict if verdict not in (TickVerdict.GOOD, TickVerdict.HELD, TickVerdict.CONFIRMED)
 )
+
+
+NOTHING_HELD: Mapping[int, bool] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -276,6 +280,27 @@ class TradingCore:
             loop.place_decided(self.core, row)
         self.acts_done()
 
+    def adopt(
+        self, seen: Sequence[Adoption], *, balance: float, closed: Sequence[tuple[float, float]] = (),
+        held: Mapping[int, bool] = NOTHING_HELD,
+    ) -> None:  # fmt: skip
+        """Take over what a real broker says, between two ticks.
+
+        Args:
+            seen: symbols of which it says something new.
+            balance: the account without our open positions, in its currency.
+            closed: of each trade that it closed, money won or lost net of all costs, and money that was at risk.
+            held: symbols (rows) whose entries are kept away from now on (True), or no longer are.
+        """
+        ledger = self.core.ledger
+        for one in seen:
+            ledgers.adopt(ledger, one)
+        ledger.money["balance"] = balance
+        for result, risk in closed:
+            ledgers.settle_trade(ledger, result, risk)
+        for row, holds in held.items():
+            loop.hold_entries(self.core, row, holds)
+
     # -- what is written down --------------------------------------------------------------------------------------
 
     def drain_log(self) -> list[Logged]:
@@ -515,6 +540,8 @@ def rehearse(core: TradingCore) -> None:
     loop.place_decided(core.core, 0)
     _rehearse_account(core.core.ledger)
     core.end_halt(1.0)
+    if core.core.ledger.costs[0]["real"]:
+        loop.hold_entries(core.core, 0, False)
     core.silent(clock)
     core.believable()
     list(core.acts())
@@ -526,3 +553,6 @@ def _rehearse_account(ledger: Ledger) -> None:
     ledgers.modify(ledger, 0, 0.0, 0.0)
     ledgers.equity(ledger)
     ledgers.margin_used(ledger)
+    if ledger.costs[0]["real"]:
+        ledgers.adopt(ledger, Adoption(0, 1.0, 1.0, 0.0, 0.0, False, 0.0, 0, 0, 1, 0.0, 0.0, 0.0))
+        ledgers.settle_trade(ledger, 0.0, 0.0)

@@ -13,6 +13,9 @@ Assumptions about execution, all in one place:
   proportion when the position closes.
 - When equity is below ``STOP_OUT_LEVEL`` of margin, the position with the largest loss is closed, and so on.
 
+The account of a real broker is kept in the same ledger, so that the decision step sees no difference; but then quotes
+only value what :func:`adopt` says, and none of the above happens here.
+
 Profit currencies are converted at the middle of the newest quotes; an open position is valued when its own symbol is
 quoted. A quote costs the same however many symbols there are, and a sum over the open positions.
 """
@@ -30,7 +33,7 @@ from fx_dagster.decision.instruments import instrument_table
 from fx_dagster.decision.rows import POSITION, Rows
 from fx_dagster.decision.sizing import floor_steps
 from fx_dagster.decision.step import record_trade
-from fx_dagster.errors import SettingsError
+from fx_dagster.errors import SettingsError, TradingError
 from fx_dagster.execution.conversion import Leg, conversion_path, conversion_paths
 from fx_dagster.execution.fills import (
     NOTHING,
@@ -106,7 +109,7 @@ _BY_ORDER, _BY_STOP, _BY_TARGET, _BY_STOP_OUT = (
 )  # fmt: skip
 _SPREAD, _VOLATILITY = int(Slippage.SPREAD), int(Slippage.VOLATILITY)
 
-_F, _I = np.float64, np.int64
+_F, _I, _B = np.float64, np.int64, np.bool_
 
 HELD = np.dtype(
     [
@@ -132,8 +135,12 @@ MONEY = np.dtype(
 """The account, sums of its costs, entries that were refused, and how much of events and ``open_rows`` is used."""
 
 COSTS = np.dtype(
-    [("commission_per_lot", _F), ("slippage", _F), ("slippage_model", _I), ("stop_out_level", _F)], align=True
-)
+    [
+        ("commission_per_lot", _F), ("slippage", _F), ("slippage_model", _I), ("stop_out_level", _F),
+        ("real", _B),  # a broker trades the account: nothing is filled or closed here, only adopted and valued
+    ],
+    align=True,
+)  # fmt: skip
 
 EVENT = np.dtype(
     [
@@ -171,7 +178,7 @@ class Ledger(NamedTuple):
 
 def new_ledger(
     instruments: Sequence[Instrument], cost: CostSettings, *, memory: Rows, balance: float, leverage: float,
-    account_currency: str, events: int, stop_out_level: float = STOP_OUT_LEVEL,
+    account_currency: str, events: int, stop_out_level: float = STOP_OUT_LEVEL, real: bool = False,
 ) -> Ledger:  # fmt: skip
     """Return the ledger of a new account.
 
@@ -184,6 +191,8 @@ def new_ledger(
         account_currency: ISO code.
         events: how many events are kept until they are drained.
         stop_out_level: equity over margin at which positions are closed.
+        real: whether a broker trades the account: positions are then what :func:`adopt` says, and quotes only value
+            them.
 
     Raises:
         SettingsError: a number is impossible, or a profit currency cannot be converted with these symbols.
@@ -199,7 +208,9 @@ def new_ledger(
     helds["swap_short"] = [item.swap_short_points for item in instruments]
     helds["triple_weekday"] = [_weekday(item) for item in instruments]
     money["balance"] = balance
-    costs[0] = (cost.commission_per_lot, _slippage_amount(cost), Slippage[cost.slippage_model.upper()], stop_out_level)
+    costs[0] = (
+        cost.commission_per_lot, _slippage_amount(cost), Slippage[cost.slippage_model.upper()], stop_out_level, real,
+    )  # fmt: skip
     return Ledger(
         np.zeros(n, POSITION), helds, money, costs, instrument_table(instruments, leverage),
         _legs(instruments, account_currency), np.zeros(n, dtype=np.int64), memory, np.zeros(events, EVENT),
@@ -391,13 +402,25 @@ def quote(ledger: Ledger, i: int, time: int, bid: float, ask: float, continuous:
         continuous: price moved here without a gap from the symbol's last quote (modelled ticks inside a bar).
     """
     held, position, money = ledger.helds[i], ledger.positions[i], ledger.money[0]
+    real = ledger.costs[0].real
     if time > money.clock:
-        if time >= money.rollover:
+        if time >= money.rollover and not real:
             _roll_over(ledger, time)
         money.clock = time
     held.time = time
     held.bid = bid
     held.ask = ask
+    if real:
+        if position.lots != 0.0:
+            _mark(ledger.table[i], position, held, conversion(ledger, i))
+    else:
+        _trade_on(ledger, i, time, bid, ask, continuous)
+
+
+@inlined
+def _trade_on(ledger: Ledger, i: int, time: int, bid: float, ask: float, continuous: bool) -> None:
+    """Do what a quote sets off: stops and targets, the waiting order, stop-out."""
+    held, position, money = ledger.helds[i], ledger.positions[i], ledger.money[0]
     if position.lots != 0.0 and touched(position.lots, position.stop, position.target, bid, ask) != NOTHING:
         _leave(ledger, i, continuous)
     if held.order != _NO_ORDER and time > held.order_decided:
@@ -671,3 +694,82 @@ def restore_open_rows(ledger: Ledger) -> None:
     ordered = held[np.argsort(ledger.helds["ticket"][held], kind="stable")]
     ledger.open_rows[: len(ordered)] = ordered
     ledger.money["open_count"] = len(ordered)
+
+
+class Adoption(NamedTuple):
+    """What a broker says of one symbol: the position of ours, and what stands around it.
+
+    Prices are quotes, money is the account's, times are ns UTC.
+    """
+
+    row: int
+    lots: float
+    """Signed; 0: flat."""
+    entry_price: float
+    stop: float
+    """0: none."""
+    target: float
+    """0: none."""
+    pending: bool
+    """Whether an order is on its way or its fate unknown: nothing new is sent."""
+    foreign_lots: float
+    """Signed, of positions that are not ours."""
+    opened: int
+    key: int
+    """Of the order that opened it; 0: none of ours."""
+    ticket: int
+    """The broker's."""
+    swap: float
+    """Gathered and not yet paid; < 0 is charged."""
+    commission: float
+    """Paid for what is open."""
+    risk: float
+    """Money that what is open had at risk when it was opened."""
+
+
+def adopt(ledger: Ledger, seen: Adoption) -> None:
+    """Take over what a broker says of a symbol, and value it at the symbol's newest quote.
+
+    Args:
+        ledger: of a real account.
+        seen: what the broker says.
+
+    Raises:
+        TradingError: the account is one on paper.
+    """
+    if not ledger.costs[0]["real"]:
+        raise TradingError("a position to adopt, on an account on paper", mend="a bug: please report it")
+    position, held = ledger.positions[seen.row], ledger.helds[seen.row]
+    flat = seen.lots == 0.0
+    position["lots"] = seen.lots
+    position["entry_price"] = 0.0 if flat else seen.entry_price
+    position["stop"] = 0.0 if flat else seen.stop
+    position["target"] = 0.0 if flat else seen.target
+    position["pending"] = seen.pending
+    position["foreign_lots"] = seen.foreign_lots
+    held["opened"], held["ticket"], held["key"] = seen.opened, seen.ticket, 0 if flat else seen.key
+    held["swap"], held["commission"], held["risk"] = (
+        (0.0, 0.0, 0.0) if flat else (seen.swap, seen.commission, seen.risk)
+    )  # fmt: skip
+    if flat:
+        held["value"] = held["bound"] = 0.0
+    else:
+        _mark_row(ledger, seen.row)
+    restore_open_rows(ledger)
+
+
+@uncounted
+def _mark_row(ledger: Ledger, i: int) -> None:
+    _mark(ledger.table[i], ledger.positions[i], ledger.helds[i], conversion(ledger, i))
+
+
+@uncounted
+def settle_trade(ledger: Ledger, result: float, risk: float) -> None:
+    """Let the decision step learn from a trade that a broker closed.
+
+    Args:
+        ledger: of a real account.
+        result: money won (> 0) or lost, net of commission and swap.
+        risk: money that it had at risk when it was opened; 0: unknown.
+    """
+    record_trade(ledger.memory[0], result, risk)

@@ -1,4 +1,4 @@
-"""The paper account as the engine uses it: orders in, deals and order states out.
+"""The paper account as the engine uses it: orders in, deals and order states out; and what any account says is new.
 
 Quotes reach the account inside the core's loop; what they changed there is taken over here.
 """
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fx_dagster.core.tape import Adopted
+from fx_dagster.execution.broker import BrokerPosition
+from fx_dagster.execution.lifecycle import Dealt, Step, Verdict
 from fx_dagster.execution.orders import Account, Deal, OrderIntent, OrderState, Position
 from fx_dagster.execution.paper import PaperBroker
 from fx_dagster.live.records import AccountRecord, Transition
@@ -15,13 +18,34 @@ from fx_dagster.live.records import AccountRecord, Transition
 
 @dataclass(frozen=True)
 class Movement:
-    """What ticks or an order changed."""
+    """What changed at an account.
+
+    Attributes:
+        deals: on paper.
+        transitions: of orders on paper.
+        steps: at a real broker, in order.
+        foreign: positions there that are not ours, where they are others than before; None: they are not.
+        foreign_ns: as of when, ns UTC.
+        adopted: what the core is to take over of a real account; None: nothing new.
+        news: for a person: kind, symbol, message.
+    """
 
     deals: tuple[Deal, ...] = ()
     transitions: tuple[Transition, ...] = ()
+    steps: tuple[Step, ...] = ()
+    foreign: tuple[BrokerPosition, ...] | None = None
+    foreign_ns: int = 0
+    adopted: Adopted | None = None
+    news: tuple[tuple[str, str | None, str], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.deals or self.transitions)
+        return bool(self.deals or self.transitions or self.steps or self.foreign is not None)
+
+    @property
+    def deal_count(self) -> int:
+        """How many deals are new."""
+        fresh = sum(isinstance(one.event, Dealt) and one.verdict is not Verdict.REPEATED for one in self.steps)
+        return len(self.deals) + fresh
 
 
 class PaperDesk:

@@ -3,6 +3,9 @@
 The compiled core works through the ticks and hands control back where something outside is needed: the models at a
 bar's close or a material move, the journal before an order is sent. Everything between is one loop without a pause.
 
+Orders of a real broker leave beside the decisions, and answers and views come in beside them; what they change reaches
+the core between two decisions, and the tape with it.
+
 Start and recovery are one path. The journal holds, in one transaction each, what was decided and a checkpoint: every
 tick before its position is in it. A restart restores the checkpoint, follows the market again from the last market
 state on disk, sends what was journalled and not sent, and goes on with the ticks from the position. Nothing that
@@ -13,6 +16,7 @@ give the same decisions, however often it was killed.
 """
 
 import asyncio
+import contextlib
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,17 +29,21 @@ from typing import Any
 import numpy as np
 
 from fx_dagster.core.rows import Event, Kind
-from fx_dagster.core.tape import Conditions, TapeWriter, answer_body, conditions_body
+from fx_dagster.core.tape import Conditions, TapeWriter, adopted_body, answer_body, conditions_body
 from fx_dagster.core.trading import Question, TradingCore
 from fx_dagster.decision.codes import Level
-from fx_dagster.errors import BrokerError
+from fx_dagster.errors import BrokerError, SettingsError
+from fx_dagster.execution.broker import Broker
 from fx_dagster.execution.orders import OrderIntent
 from fx_dagster.live import recovery, status
-from fx_dagster.live.account import PaperDesk
+from fx_dagster.live.account import Movement, PaperDesk
+from fx_dagster.live.broker_desk import REMEMBERED_NS, BrokerDesk
+from fx_dagster.live.broker_link import BrokerLink
+from fx_dagster.live.broker_outbox import BrokerOutbox
 from fx_dagster.live.latency import StageTimes
 from fx_dagster.live.model_desk import Asked, ModelDesk
-from fx_dagster.live.outbox import Outbox
-from fx_dagster.live.protocols import Clock, DriftGauge, Journal, MarketStates, Publisher, TickFeed
+from fx_dagster.live.outbox import Outbox, PaperOutbox
+from fx_dagster.live.protocols import Clock, DriftGauge, Journal, MarketStates, OrderKeeper, Publisher, TickFeed
 from fx_dagster.live.quotes import QuoteWatch
 from fx_dagster.live.records import Checkpoint, DecisionRecord, JournalEntry, SessionState
 from fx_dagster.live.scribe import Circumstances, Scribe, command_of
@@ -55,6 +63,8 @@ TAPE_FLUSH_S = 0.05
 FEED_PAUSE_S = 0.5
 BUSY_NS, GATHER_S = 4_000_000, 0.002
 """A feed that has news again within 4 ms is busy: its ticks are gathered for 2 ms, which costs a third."""
+ANSWERS_S = 3.0
+"""Of the ten seconds of an orderly end, how long answers of a real broker are waited for."""
 NO_INTENTS: Mapping[int, OrderIntent] = MappingProxyType({})
 
 
@@ -72,7 +82,7 @@ class EngineParts:
     Attributes:
         account: account name.
         core: decides, as new.
-        desk: the paper account that the core trades on, as new.
+        desk: the account that the core trades on, on paper or at a real broker, as new.
         feed: ticks and history.
         journal: what happened, durably.
         models: asks for probabilities.
@@ -84,11 +94,13 @@ class EngineParts:
         cache_rates: returns hits and misses of each cache level, for the status; None: nothing is cached.
         drift: knows how far the features have drifted from what the active release learned on; None: nobody measures.
         publisher: takes quotes and closed bars for whoever looks on; None: nobody does.
+        broker: fills the orders of a :class:`BrokerDesk`; None on paper.
+        keeper: keeps its orders over restarts; None on paper.
     """
 
     account: str
     core: TradingCore
-    desk: PaperDesk
+    desk: PaperDesk | BrokerDesk
     feed: TickFeed
     journal: Journal
     models: ModelDesk
@@ -100,6 +112,17 @@ class EngineParts:
     cache_rates: Callable[[], dict[str, Any]] | None = None
     publisher: Publisher | None = None
     drift: DriftGauge | None = None
+    broker: Broker | None = None
+    keeper: OrderKeeper | None = None
+
+
+@dataclass(frozen=True)
+class _RealBroker:
+    """What an engine has of a real broker."""
+
+    desk: BrokerDesk
+    link: BrokerLink
+    keeper: OrderKeeper
 
 
 class Engine:
@@ -118,10 +141,13 @@ class Engine:
         self._info = parts.feed.info
         self._queue = TickQueue(parts.settings.queue_ticks_max)
         self._quotes = QuoteWatch(parts.core)
+        self._real = self._link_to_broker()
         self._scribe = Scribe(
-            parts.core, account=parts.account, session=session.session_id, models=parts.models.models
+            parts.core, account=parts.account, session=session.session_id, models=parts.models.models,
+            valid_ns=self._real.desk.rules.valid_ns if self._real is not None else 0,
         )  # fmt: skip
-        self._outbox = Outbox(parts.journal, parts.desk, parts.clock, self._checkpoint)
+        self._outbox = self._new_outbox()
+        self._fed_ns = 0
         self._times = StageTimes()
         self._counters = status.Counters()
         self._sequence = session.sequence
@@ -142,7 +168,71 @@ class Engine:
     def stop(self) -> None:
         """Ask for an orderly end: no entries any more, everything written, out within ten seconds."""
         self._stopping.set()
-        self._queue.put(empty_batch(self._core.clock[0], self._clock.monotonic_ns()))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let the worker look around, although there is no tick."""
+        clock = max(self._fed_ns, self._core.clock[0])  # not behind a batch that waits: the last one's clock counts
+        self._queue.put(empty_batch(clock, self._clock.monotonic_ns()))
+
+    # -- a real broker ---------------------------------------------------------------------------------------------
+
+    def _link_to_broker(self) -> "_RealBroker | None":
+        parts, desk = self._parts, self._parts.desk
+        if isinstance(desk, PaperDesk):
+            return None
+        if parts.broker is None or parts.keeper is None:
+            raise SettingsError("a real account without a broker, or without a journal of orders", mend="give both")
+        desk.now, desk.wake, desk.epoch = self._market_now, self._wake, parts.keeper.epoch
+        link = BrokerLink(parts.broker, desk, parts.keeper)
+        return _RealBroker(desk, link, parts.keeper)
+
+    def _new_outbox(self) -> Outbox:
+        parts, real = self._parts, self._real
+        if real is not None:
+            return BrokerOutbox(
+                parts.journal, real.desk, parts.clock, self._checkpoint, link=real.link, keeper=real.keeper
+            )
+        if not isinstance(parts.desk, PaperDesk):
+            raise AssertionError("a real account has a broker")
+        return PaperOutbox(parts.journal, parts.desk, parts.clock, self._checkpoint)
+
+    def _market_now(self) -> int:
+        """Return how far the market is known to be, ns UTC; decisions may be behind."""
+        return max(self._fed_ns, self._session.clock, self._core.clock[0])
+
+    async def _take_up_orders(self, real: "_RealBroker") -> None:
+        """Reconcile what the journal says with what the broker shows, before the first decision.
+
+        Where the broker does not answer now, nothing is opened before it does.
+        """
+        since_ns = min(self._session.position, self._session.clock) - REMEMBERED_NS
+        real.desk.begin(await real.keeper.load(since_ns))
+        await real.link.look()
+        await self._write_down(self._clock.monotonic_ns())
+        if not (self._session.resumed or real.desk.stated):
+            raise BrokerError(
+                f"the broker does not state the account: {real.desk.problem}", mend="a session begins with its money"
+            )
+        # Seen by a clock that stood still while no engine ran: how long something is missing is counted from now on.
+        real.desk.begin_doubts_anew()
+
+    def _take_over(self) -> Movement:
+        """Take over what has changed at the account, between two decisions."""
+        movement = self._parts.desk.drain()
+        if movement.adopted is not None:
+            self._core.adopt(**movement.adopted)
+            self._tape.event("adopt", adopted_body(movement.adopted))
+        for kind, symbol, message in movement.news:
+            self._outbox.note(kind, symbol, message, self._core.clock[0])
+        if movement.news and not movement:
+            self._outbox.post_notes()
+        return movement
+
+    @property
+    def _broker_problem(self) -> str:
+        """Why nothing may be opened at the broker now; empty: it may."""
+        return (self._real.desk.problem or self._outbox.problem) if self._real is not None else ""
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -160,6 +250,8 @@ class Engine:
             asyncio.create_task(self._parts.models.watch(), name="model watch"),
             asyncio.create_task(self._report(), name="status"),
         ]
+        if self._real is not None:
+            others.append(asyncio.create_task(self._real.link.watch(), name="broker watch"))
         try:
             await asyncio.wait({worker, *others}, return_when=asyncio.FIRST_COMPLETED)
             for task in (worker, *others):
@@ -167,12 +259,19 @@ class Engine:
                     task.result()  # raises what ended it
             return await self._end()
         finally:
+            if self._real is not None:
+                self._real.link.close()
             for task in (worker, *others):
                 task.cancel()
             await asyncio.gather(worker, *others, return_exceptions=True)
             gc.unfreeze()
 
     async def _end(self) -> Ending:
+        if self._real is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWERS_S):
+                    await self._real.link.finish()
+            await self._write_down(self._clock.monotonic_ns())
         ending = Ending.STOPPED if self._stopping.is_set() else Ending.FINISHED
         clock = self._core.clock[0]
         self._outbox.note(str(ending), None, f"at {status.market_time_text(clock)}", clock)
@@ -197,7 +296,10 @@ class Engine:
         self._core.rehearse()
         symbols, inputs = self._core.sample()
         await self._parts.models.warm_up(inputs, symbols)
-        self._outbox.settle(session.unsettled, session.position)
+        if self._real is not None:
+            await self._take_up_orders(self._real)
+        elif isinstance(self._outbox, PaperOutbox):
+            self._outbox.settle(session.unsettled, session.position)
         self._tape.begin()
         gc.freeze()  # what there is stays: the collector would look at it again and again, and ticks would wait
         self._feed.start(session.position, session.clock)
@@ -215,6 +317,7 @@ class Engine:
             try:
                 batch = self._feed.poll(room)
                 self._feed_problem = ""
+                self._fed_ns = max(self._fed_ns, batch.clock)
                 # Every batch moves the clock on; a paused replay's says nothing new.
                 if len(batch) or batch.clock > self._core.clock[0] or self._feed.finished:
                     self._queue.put(batch)
@@ -303,6 +406,9 @@ class Engine:
         sent = await self._write_down(received_ns, intents)
         placed = [row for row, intent in intents.items() if intent.client_order_id in sent]
         self._tape.event("placed", {"rows": placed})
+        if self._real is not None:
+            self._core.place_acts(placed)
+            await self._write_down(received_ns)  # what was withheld is not decided again at every tick
 
     def _gather(self, received_ns: int, intents: Mapping[int, OrderIntent] = NO_INTENTS) -> None:
         """Take over what the core has decided, with what stood around it, until it is journalled."""
@@ -311,7 +417,10 @@ class Engine:
         self._asked = None
         if not logged:
             return
-        around = Circumstances(question, asked, self._journal.problem, self._since(received_ns), self._clock.wall_ns())
+        around = Circumstances(
+            question, asked, self._journal.problem, self._since(received_ns), self._clock.wall_ns(),
+            self._broker_problem,
+        )  # fmt: skip
         records = self._scribe.records(logged, around, intents)
         self._note_levels(records)
         self._records += records
@@ -327,8 +436,9 @@ class Engine:
         Only where no decision is pending: a checkpoint in between would lose it.
         """
         self._gather(received_ns, intents)
-        movement = self._parts.desk.drain()
-        self._counters.deals += len(movement.deals)
+        # Between an act and its order the account stays as it was decided on.
+        movement = Movement() if intents and self._real is not None else self._take_over()
+        self._counters.deals += movement.deal_count
         if not (self._records or movement or intents):
             return frozenset()
         entry = JournalEntry(
@@ -338,6 +448,9 @@ class Engine:
             deals=movement.deals,
             # Once a bar is enough for a curve.
             account=self._parts.desk.record(self._bar_time) if self._bar_time else None,
+            steps=movement.steps,
+            foreign=movement.foreign,
+            foreign_ns=movement.foreign_ns,
         )
         self._records, self._bar_time = [], 0
         self._tape.event("mark", {"decisions": self._core.decisions, "digest": self._core.digest})
@@ -379,7 +492,7 @@ class Engine:
         """Tell the core what stands around it, and the tape if that is news, or ``again``."""
         gauge = self._parts.drift
         conditions = Conditions(
-            healthy=not self._journal.problem,
+            healthy=not (self._journal.problem or self._broker_problem),
             command=int(command_of(self._journal.kill_switch, stopping=self._stopping.is_set())),
             drift=gauge.drift_at(self._core.clock[0]) if gauge is not None else math.nan,
             best_level=self._journal.kill_switch.best_level,
@@ -392,6 +505,7 @@ class Engine:
     async def _between_batches(self) -> None:
         """What may wait for a decision, but not for the next bar."""
         kill, now = self._journal.kill_switch, self._clock.monotonic_ns()
+        await self._outbox.between_batches()
         if kill.engaged and kill.flatten:
             await self._flatten()
         if not kill.engaged and kill.resumed_ns > self._resumed_ns:
@@ -423,6 +537,8 @@ class Engine:
                 return  # a position cannot be valued now: it is asked again after the next ticks
             self._core.end_halt(equity)
             self._tape.event("resume", {"equity": equity})
+        if self._real is not None:
+            self._real.desk.resume()
         self._resumed_ns = resumed_ns
         self._outbox.note("resume", None, "a person lets the account trade again", self._core.clock[0])
 
@@ -491,6 +607,7 @@ class Engine:
             **vars(self._counters),
             **self._core.counts(),
             "orders_withheld": self._outbox.withheld,
+            **(self._real.desk.counts() if self._real is not None else {}),
             **status.account_status(self._parts.desk.money(), len(self._parts.desk.open_rows())),
             "market_time": status.market_time_text(clock),
             "clock_ns": clock,
@@ -499,11 +616,12 @@ class Engine:
             "model_failures": self._parts.models.failed_calls,
             "drift": None if math.isnan(drift) else drift,
             "journal_problem": self._journal.problem,
+            "broker_problem": self._broker_problem,
             "feed_problem": self._feed_problem,
             "killed": kill.engaged,
             "ticks_dropped": self._queue.dropped,
             "ticks_waiting_max": self._queue.highest,
-            "symbols_halted": self._quotes.halted(),
+            "symbols_halted": self._quotes.halted() | (self._real.desk.held() if self._real is not None else {}),
             "latency": self._times.summary(),
             "caches": self._parts.cache_rates() if self._parts.cache_rates is not None else {},
         }

@@ -1,6 +1,7 @@
 """What leaves the engine: journal entries with checkpoints, and orders after their intents are committed."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,19 +14,17 @@ JOURNAL_DEADLINE_S = 1.0
 """Longest that an order waits for its intent to be committed."""
 
 
-class Outbox:
+class Outbox(ABC):
     """Posts entries in order; no caller waits for the journal except an order that is about to be sent.
 
     Args:
         journal: where entries go.
-        desk: where orders go.
         clock: this machine's time.
         checkpoint: makes the checkpoint of this moment.
     """
 
-    def __init__(self, journal: Journal, desk: PaperDesk, clock: Clock, checkpoint: Callable[[], Checkpoint]) -> None:
+    def __init__(self, journal: Journal, clock: Clock, checkpoint: Callable[[], Checkpoint]) -> None:
         self._journal = journal
-        self._desk = desk
         self._clock = clock
         self._checkpoint = checkpoint
         self._events: list[EventRecord] = []
@@ -63,6 +62,38 @@ class Outbox:
         """Write what was noted, if anything was, without waiting for an occasion."""
         if self._events or self._baselines:
             self.post(JournalEntry(), checkpoint=False)
+
+    @property
+    def problem(self) -> str:
+        """Why no entry may be sent; empty: it may."""
+        return ""
+
+    @abstractmethod
+    async def send(self, entry: JournalEntry, time_ns: int) -> tuple[float | None, frozenset[int]]:
+        """Commit an entry's intents, then let the orders leave.
+
+        Returns:
+            How long the commit took in milliseconds (None without intents), and the keys of the orders that were sent.
+        """
+
+    async def between_batches(self) -> None:
+        """Do what may wait for a decision, but not for long: nothing, for an account on paper."""
+        return
+
+
+class PaperOutbox(Outbox):
+    """An outbox whose orders go to an account on paper.
+
+    Args:
+        journal: where entries go.
+        desk: where orders go.
+        clock: this machine's time.
+        checkpoint: makes the checkpoint of this moment.
+    """
+
+    def __init__(self, journal: Journal, desk: PaperDesk, clock: Clock, checkpoint: Callable[[], Checkpoint]) -> None:
+        super().__init__(journal, clock, checkpoint)
+        self._desk = desk
 
     async def send(self, entry: JournalEntry, time_ns: int) -> tuple[float | None, frozenset[int]]:
         """Commit an entry's intents, then send them.

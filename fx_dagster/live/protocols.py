@@ -8,6 +8,9 @@ from typing import Any, Literal, Protocol
 import pandas as pd
 
 from fx_dagster.errors import FxError
+from fx_dagster.execution import orders as order_states
+from fx_dagster.execution.lifecycle import OrderBook
+from fx_dagster.execution.orders import OrderIntent
 from fx_dagster.live.records import JournalEntry, KillSwitch
 from fx_dagster.live.ticks import TickBatch
 from fx_dagster.market.timeframes import Timeframe
@@ -121,6 +124,63 @@ class Journal(Protocol):
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until everything posted is committed; False: some is not."""
+        ...
+
+
+class OrderKeeper(Protocol):
+    """Where a real broker's orders are kept between engines, and the local log of exits for when that is away."""
+
+    @property
+    def epoch(self) -> int:
+        """Of this engine; part of every order that is sent."""
+        ...
+
+    async def load(self, since_ns: int) -> OrderBook:
+        """Join the local log into the journal, and return the account's book as of ``since_ns`` (ns UTC).
+
+        Raises:
+            FencedError: another engine has the account.
+            JournalError: log and journal contradict each other.
+            ServerError: PostgreSQL does not answer.
+        """
+        ...
+
+    def log_exit(self, intent: OrderIntent, *, position_lots: float, position_stop: float) -> None:
+        """Have an exit on the local disk: after that it may be sent, and not otherwise.
+
+        Raises:
+            TradingError: it does more than make a position smaller or its stop tighter.
+            JournalError: it is not on the disk.
+        """
+        ...
+
+    def log_change(self, reached: order_states.Transition) -> None:
+        """Write a state that a logged exit reached to the local disk.
+
+        Raises:
+            JournalError: it is not on the disk.
+        """
+        ...
+
+    @property
+    def broken(self) -> bool:
+        """Whether the local disk failed to keep what it took: only a restart, which reconciles, mends that."""
+        ...
+
+    async def join(self) -> int:
+        """Join the local log into the journal and begin a new one; return how many records it had.
+
+        Raises:
+            FencedError, JournalError, ServerError: as of :meth:`load`.
+        """
+        ...
+
+    async def not_sent(self) -> tuple[int, ...]:
+        """Return the keys of held orders of which a person has said that the broker does not have them.
+
+        Raises:
+            ServerError: PostgreSQL does not answer.
+        """
         ...
 
 

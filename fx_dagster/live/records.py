@@ -4,9 +4,12 @@ Market times are int64 ns UTC; ``…_wall_ns`` is this machine's clock (ns since
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from fx_dagster.execution.broker import BrokerPosition
+from fx_dagster.execution.lifecycle import Step
 from fx_dagster.execution.orders import Account, Deal, OrderIntent, OrderState, Position
 from fx_dagster.models.protocol import Float32
 
@@ -117,7 +120,22 @@ class Baseline:
 class JournalEntry:
     """What is committed together, or not at all. Decisions, intents and deals come only with a checkpoint.
 
-    A new intent is committed in state ``journalled``: only after that may it be sent.
+    A new intent is committed in state ``journalled``: only after that may it be sent. ``transitions`` and ``deals`` are
+    those of an account on paper; at a real broker ``steps`` say both.
+
+    Attributes:
+        decisions: made.
+        intents: of orders that may be sent once this is committed.
+        transitions: of orders.
+        deals: made.
+        account: after the step.
+        events: for a person.
+        baselines: bare model calls.
+        checkpoint: where a restart goes on.
+        attempts: of an intent's key, how many decisions before it were refused a price; absent: none.
+        steps: what became of orders at a real broker, in order.
+        foreign: positions there that are not ours; None: nothing new is known of them.
+        foreign_ns: as of when, ns UTC.
     """
 
     decisions: tuple[DecisionRecord, ...] = ()
@@ -128,6 +146,10 @@ class JournalEntry:
     events: tuple[EventRecord, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     checkpoint: Checkpoint | None = None
+    attempts: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    steps: tuple[Step, ...] = ()
+    foreign: tuple[BrokerPosition, ...] | None = None
+    foreign_ns: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from fx_dagster.core.trading import TradingCore
 from fx_dagster.core.warm_up import History
 from fx_dagster.errors import DataError
 from fx_dagster.live.account import PaperDesk
+from fx_dagster.live.broker_desk import BrokerDesk
 from fx_dagster.live.protocols import MarketStates, TickFeed
 from fx_dagster.live.records import SessionState
 from fx_dagster.live.session import Memory, unpack
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def take_up(
-    core: TradingCore, desk: PaperDesk, feed: TickFeed, states: MarketStates, session: SessionState
+    core: TradingCore, desk: PaperDesk | BrokerDesk, feed: TickFeed, states: MarketStates, session: SessionState
 ) -> Memory | None:
     """Bring a new core to where the session stands; return what else the checkpoint holds, None in a new session.
 

@@ -40,6 +40,7 @@ class Circumstances:
         journal_problem: why the journal could not be trusted; empty: it could.
         total_ms: from the arrival of the tick to the end of the decision.
         wall_ns: when.
+        broker_problem: why the broker could not be trusted; empty: it could.
     """
 
     question: Question | None
@@ -47,6 +48,7 @@ class Circumstances:
     journal_problem: str
     total_ms: float
     wall_ns: int
+    broker_problem: str = ""
 
 
 class Scribe:
@@ -57,15 +59,20 @@ class Scribe:
         account: its name.
         session: number of the session, part of every order's key.
         models: names of the direction models, in the order of an answer's columns.
+        valid_ns: age of a decision's data from which a real broker is not sent its order; 0: the account is on paper,
+            where an entry waits for a quote, for a bar at most.
     """
 
-    def __init__(self, core: TradingCore, *, account: str, session: int, models: Sequence[str]) -> None:
+    def __init__(
+        self, core: TradingCore, *, account: str, session: int, models: Sequence[str], valid_ns: int = 0
+    ) -> None:
         self._core = core
         self._account = account
         self._session = str(session)
         self._columns = (*models, *EXTRAS)
         self._hash = core.spec.catalogue.hash
         self._base_ns = core.spec.catalogue.base.nominal_ns
+        self._valid_ns = valid_ns
 
     def intents(self, acts: Sequence[Act]) -> dict[int, OrderIntent]:
         """Return the orders that decisions want, by symbol's row."""
@@ -84,9 +91,14 @@ class Scribe:
             stop=0.0 if closing else act.stop,
             target=0.0 if closing else act.target,
             decided_ns=act.decided_ns,
-            expires_ns=act.time + self._base_ns if opening else 0,
+            expires_ns=self._expires(act.time, opening=opening),
             risk_money=act.risk_money if opening else 0.0,
         )
+
+    def _expires(self, time: int, *, opening: bool) -> int:
+        if self._valid_ns:
+            return time + self._valid_ns
+        return time + self._base_ns if opening else 0
 
     def records(
         self, logged: Sequence[Logged], around: Circumstances, intents: Mapping[int, OrderIntent]
@@ -108,7 +120,7 @@ class Scribe:
             time=said.time,
             bar_time=said.bar_time,
             level=said.level,
-            level_reason=why(said, asked.problem if asked else "", around.journal_problem),
+            level_reason=why(said, asked.problem if asked else "", around.journal_problem, around.broker_problem),
             action=said.action,
             score=said.score,
             outcome=said.as_json() | {"p_up": one.p_up, "models": models_said(self._columns, one.answer, about, place)},
@@ -153,7 +165,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def why(said: DecisionExplanation, model_problem: str, journal_problem: str) -> str:
+def why(said: DecisionExplanation, model_problem: str, journal_problem: str, broker_problem: str = "") -> str:
     """Return in words why the level is not better: what the step says, and what stands behind it."""
     if said.level <= Level.FULL_AI:
         return ""
@@ -162,4 +174,6 @@ def why(said: DecisionExplanation, model_problem: str, journal_problem: str) -> 
         causes.append(f"models: {model_problem}")
     if said.level >= Level.EMERGENCY and journal_problem:
         causes.append(f"journal: {journal_problem}")
+    if said.level >= Level.EMERGENCY and broker_problem:
+        causes.append(f"broker: {broker_problem}")
     return "; ".join(cause for cause in causes if cause)

@@ -43,6 +43,7 @@ class Answer:
         volume: lots executed.
         price: of the deal; 0: none.
         text: why, for a person.
+        working: of a partial answer: the rest waits at the broker; else it is gone.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Answer:
     volume: float = 0.0
     price: float = 0.0
     text: str = ""
+    working: bool = False
 
 
 def kind_of(retcode: int) -> Kind:
@@ -59,12 +61,18 @@ def kind_of(retcode: int) -> Kind:
     return KINDS.get(retcode, Kind.UNKNOWN)
 
 
-def read_answer(result: Any, last_error: tuple[int, str]) -> Answer:
-    """Return the answer of ``order_send``; its None is unknown, whatever ``last_error`` says."""
+def read_answer(result: Any, last_error: tuple[int, str], *, rests: bool = False) -> Answer:
+    """Return the answer of ``order_send``; its None is unknown, whatever ``last_error`` says.
+
+    Args:
+        result: what ``order_send`` returned.
+        last_error: of the terminal.
+        rests: whether the request's filling leaves an unfilled rest waiting.
+    """
     if result is None:
         return Answer(Kind.UNKNOWN, text=f"no answer: {last_error[1]} ({last_error[0]})")
     code = int(result.retcode)
     return Answer(
         kind_of(code), code, int(result.order), int(result.deal), float(result.volume), float(result.price),
-        str(result.comment),
+        str(result.comment), rests and kind_of(code) is Kind.PARTIAL,
     )  # fmt: skip

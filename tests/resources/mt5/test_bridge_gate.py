@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fx_dagster.errors import DataError, FencedError
 from resources.mt5.bridge.answers import Answer, Kind, kind_of, read_answer
-from resources.mt5.bridge.gate import Intent, OrderGate, filling_of, floor_lots
+from resources.mt5.bridge.gate import Intent, OrderGate, Purpose, filling_of, floor_lots
 from resources.mt5.bridge.keys import KeyStore
 from resources.mt5.constants import Mt5Constants
 
@@ -23,6 +23,7 @@ class Terminal:
 
     def __init__(self, retcode: int = 10009) -> None:
         self.retcode, self.sent, self.silent, self.login = retcode, [], False, 77
+        self.held = []
 
     def last_error(self):
         return (-10005, "IPC timeout")
@@ -38,6 +39,9 @@ class Terminal:
 
     def symbol_info_tick(self, symbol):
         return SimpleNamespace(bid=1.1, ask=1.1002)
+
+    def positions_get(self, *, symbol="", ticket=0):
+        return self.held
 
     def order_send(self, request):
         self.sent.append(request)
@@ -83,12 +87,74 @@ def test_no_answer_is_unknown():
 
 def test_a_request_carries_the_key_and_the_rounded_volume(keys):
     terminal = Terminal()
-    answer = gate(terminal, keys).send(intent(key=2**63 - 1, stop=1.095004, position=9))
+    answer = gate(terminal, keys).send(intent(key=2**63 - 1, stop=1.095004))
     (request,) = terminal.sent
     assert answer == Answer(Kind.ACCEPTED, 10009, 5, 6, 0.29, 1.1002, "done")
-    assert (request["magic"], request["volume"], request["sl"], request["position"]) == (2**63 - 1, 0.29, 1.095, 9)
+    assert (request["magic"], request["volume"], request["sl"], request["position"]) == (2**63 - 1, 0.29, 1.095, 0)
     assert request["type_filling"] == Mt5Constants.ORDER_FILLING_IOC
     assert len(request["comment"]) <= 29
+
+
+def held(ticket=9, lots=0.29):
+    kind = Mt5Constants.POSITION_TYPE_BUY if lots > 0 else Mt5Constants.POSITION_TYPE_SELL
+    return SimpleNamespace(ticket=ticket, symbol="EURUSD.m", type=kind, volume=abs(lots))
+
+
+@pytest.mark.parametrize("position", [0, 9])
+def test_closing_names_the_position_that_it_closes(keys, position):
+    terminal = Terminal()
+    terminal.held = [held()]
+    closing = intent(lots=-0.29, position=position, purpose=Purpose.CLOSE)
+    assert gate(terminal, keys).send(closing).kind is Kind.ACCEPTED
+    (request,) = terminal.sent
+    assert (request["position"], request["type"], request["volume"]) == (9, Mt5Constants.ORDER_TYPE_SELL, 0.29)
+
+
+@pytest.mark.parametrize(
+    ("positions", "changes"),
+    [
+        ([], {}),
+        (None, {}),
+        ([held(9), held(10)], {}),
+        ([held(9)], {"position": 10}),
+        ([held(9, -0.29)], {}),
+        ([held(9, 0.28)], {}),
+    ],
+)
+def test_what_would_not_close_is_not_sent(keys, positions, changes):
+    terminal = Terminal()
+    terminal.held = positions
+    closing = intent(**({"lots": -0.29, "purpose": Purpose.CLOSE} | changes))
+    assert gate(terminal, keys).send(closing).kind is Kind.REFUSED
+    assert not terminal.sent
+
+
+def test_a_change_moves_stop_and_target_and_trades_nothing(keys):
+    terminal = Terminal()
+    terminal.held = [held()]
+    change = intent(lots=0.0, stop=1.095004, target=1.12, purpose=Purpose.MODIFY)
+    assert gate(terminal, keys).send(change).kind is Kind.ACCEPTED
+    (request,) = terminal.sent
+    assert (request["action"], request["position"]) == (Mt5Constants.TRADE_ACTION_SLTP, 9)
+    assert (request["sl"], request["tp"]) == (1.095, 1.12)
+    assert "volume" not in request
+
+
+def test_an_account_that_is_not_the_guards_is_refused(keys):
+    terminal = Terminal()
+    answer = gate(terminal, keys, wrong_account=lambda account: f"{account.login} is real").send(intent())
+    assert (answer.kind, answer.text) == (Kind.REFUSED, "77 is real")
+    assert not terminal.sent
+
+
+@pytest.mark.parametrize(("mask", "working"), [(0, True), (2, False)])
+def test_the_rest_of_a_partial_fill_works_only_where_the_filling_lets_it(keys, mask, working):
+    terminal = Terminal(10010)
+    specification = terminal.symbol_info("")
+    specification.filling_mode = mask
+    terminal.symbol_info = lambda symbol: specification
+    answer = gate(terminal, keys).send(intent())
+    assert (answer.kind, answer.working) == (Kind.PARTIAL, working)
 
 
 def test_a_key_is_sent_once_over_restarts(tmp_path):
@@ -160,7 +226,8 @@ def test_another_account_is_refused(keys):
 @pytest.mark.parametrize(
     "changes",
     [{"symbol": "../x"}, {"symbol": "E" * 30}, {"symbol": "EUR\x00"}, {"symbol": "EURUSD\n"}, {"key": 0},
-     {"key": 2**63}, {"lots": float("nan")}, {"lots": 0.0}, {"account": "a"}, {"epoch": True}],
+     {"key": 2**63}, {"lots": float("nan")}, {"lots": 0.0}, {"account": "a"}, {"epoch": True}, {"position": 9},
+     {"purpose": Purpose.MODIFY}, {"purpose": "open"}],
 )  # fmt: skip
 def test_bad_fields_are_refused(changes):
     with pytest.raises(DataError, match="intent"):
@@ -191,9 +258,12 @@ def test_the_simulated_terminal_opens_and_closes_once_each(trade, keys):
     opening = intent(account=account, symbol="EURUSD", lots=0.1, stop=1.09)
     assert door.send(opening).kind is Kind.ACCEPTED
     assert door.send(opening).kind is Kind.ACCEPTED
-    (held,) = terminal.positions_get()
-    assert (held.magic, held.volume, held.sl) == (1, 0.1, 1.09)
-    closing = intent(key=2, account=account, symbol="EURUSD", lots=-0.1, position=held.ticket)
+    (opened,) = terminal.positions_get()
+    assert (opened.magic, opened.volume, opened.sl) == (1, 0.1, 1.09)
+    moving = intent(key=3, account=account, symbol="EURUSD", lots=0.0, stop=1.08, purpose=Purpose.MODIFY)
+    assert door.send(moving).kind is Kind.ACCEPTED
+    assert terminal.positions_get()[0].sl == 1.08
+    closing = intent(key=2, account=account, symbol="EURUSD", lots=-0.1, position=opened.ticket, purpose=Purpose.CLOSE)
     assert door.send(closing).kind is Kind.ACCEPTED
     assert terminal.positions_get() == ()
 

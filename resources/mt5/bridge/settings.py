@@ -1,0 +1,220 @@
+"""Settings of the bridge, read from ``FX_BRIDGE_…``, and its secrets, of the environment or of a private file."""
+
+import difflib
+import ipaddress
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fx_dagster.errors import SettingsError
+from fx_dagster.settings import AbsolutePath, Port, Settings
+from resources.mt5.bridge.checks import SYMBOL
+
+PREFIX = "FX_BRIDGE_"
+TOKEN_LENGTH_MIN = 32
+
+
+class BridgeSettings(BaseSettings):
+    """The bridge to a MetaTrader 5 terminal: whom it may serve, where it listens, how long a call may take."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    terminal: Literal["metatrader5", "simulated"] = Field(
+        "metatrader5", description="The terminal of the MetaTrader5 package, or the simulated one."
+    )
+    terminal_path: str = Field("", description="Path of terminal64.exe; empty: the one that MetaTrader5 finds.")
+    simulated_address: str = Field(
+        "", description="Socket or pipe of a simulated terminal that runs; empty: the bridge starts its own."
+    )
+    login: Annotated[str, Field(pattern=r"^[0-9]{0,20}$")] = Field(
+        "", description="Login of the account; on another the bridge refuses to start."
+    )
+    server: Annotated[str, Field(max_length=128)] = Field("", description="The broker's server, as the terminal says.")
+    mode: Literal["demo", "real"] = Field("demo", description="What the account must be; else it refuses to start.")
+    password: SecretStr = Field(SecretStr(""), description="Of the account; empty: the terminal has logged in itself.")
+    symbols: str = Field("", description="The broker's names that are let through, comma-separated; empty: all.")
+    folder: AbsolutePath | None = Field(None, description="Keys and locks; empty: FX_HOME/bridge.")
+    host: str = Field("127.0.0.1", description="Address it listens on; any but loopback needs TLS and a token.")
+    port: Port = Field(8710, description="0: a free one.")
+    tls_certificate: AbsolutePath | None = Field(
+        None, description="PEM file with the certificate chain; at a client: to check the bridge's against."
+    )
+    tls_key: AbsolutePath | None = Field(None, description="PEM file with the private key; only its owner reads it.")
+    token: SecretStr = Field(SecretStr(""), description="What callers must show; at least 32 characters.")
+    secrets_file: AbsolutePath | None = Field(
+        None, description="File (mode 0600) with lines 'token …' and 'password …', in place of the two variables."
+    )
+    call_limit_s: PositiveFloat = Field(5.0, description="Longest question; then the worker is killed.")
+    order_limit_s: PositiveFloat = Field(15.0, description="Longest order; then the worker is killed, it is unknown.")
+    start_limit_s: PositiveFloat = Field(90.0, description="Longest start of a worker, with the terminal's.")
+    heartbeat_s: PositiveFloat = Field(2.0, description="Pause between two looks at the terminal.")
+    clock_error_ms: Annotated[int, Field(ge=0, le=60_000)] = Field(
+        500, description="How far a sender's clock may be ahead of the bridge's."
+    )
+    rows_max: Annotated[int, Field(ge=1, le=250_000)] = Field(200_000, description="Most rows of one answer.")
+    history_days_max: PositiveInt = Field(400, description="Longest window of one question about the past.")
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Never shown: not in logs, errors or a repr."""
+
+    token: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+
+def bridge_settings(overrides: Mapping[str, Any] | None = None) -> BridgeSettings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a variable is unknown or impossible; the message names it, never its value.
+    """
+    known = {f"{PREFIX}{name}".upper() for name in BridgeSettings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise SettingsError(f"unknown setting {name}", mend=f"did you mean {close[0]}?" if close else "unset it")
+    try:
+        return BridgeSettings(**dict(overrides or {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"setting {PREFIX}{place}: {first['msg']}", mend="correct it") from None
+
+
+def allowed_symbols(settings: BridgeSettings) -> frozenset[str]:
+    """Return the broker's names that are let through; empty: all.
+
+    Raises:
+        SettingsError: one is no possible name.
+    """
+    names = frozenset(name for part in settings.symbols.split(",") if (name := part.strip()))
+    for name in names:
+        if not SYMBOL.fullmatch(name):
+            raise SettingsError(f"{PREFIX}SYMBOLS: {name[:40]!r} is no symbol", mend="use 1 to 29 of A-Z 0-9 . _ # + -")
+    return names
+
+
+def require_account(settings: BridgeSettings) -> None:
+    """Refuse settings that do not say which account is meant.
+
+    Raises:
+        SettingsError: there is no login or no server.
+    """
+    for name in ("login", "server"):
+        if not getattr(settings, name):
+            raise SettingsError(f"{PREFIX}{name.upper()} is not set", mend="say which account this bridge is for")
+
+
+def bridge_folder(settings: BridgeSettings) -> Path:
+    """Return the folder of the account's keys and locks; it is made, private, where it is missing."""
+    home = settings.folder or Path(os.environ.get("FX_HOME") or _default_home()) / "bridge"
+    folder = Path(os.path.abspath(home)) / settings.login  # noqa: PTH100 - links stay as they are named
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _default_home() -> Path:
+    return Path(Settings.model_fields["home"].get_default(call_default_factory=True))
+
+
+def bridge_secrets(settings: BridgeSettings) -> Secrets:
+    """Return token and password, of the environment or of the file of secrets.
+
+    Raises:
+        SettingsError: the file is not private or not readable, a line of it is not understood, or the token is short.
+    """
+    found = {"token": settings.token.get_secret_value(), "password": settings.password.get_secret_value()}
+    if settings.secrets_file is not None:
+        for number, line in enumerate(read_private(settings.secrets_file).splitlines(), start=1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            name, _, value = line.strip().partition(" ")
+            if name not in found or not value.strip():
+                raise SettingsError(
+                    f"{settings.secrets_file}, line {number} is not understood", mend="write: token … or password …"
+                )
+            found[name] = value.strip()
+    token = found["token"]
+    if token and (len(token) < TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token):
+        raise SettingsError(
+            f"{PREFIX}TOKEN has fewer than {TOKEN_LENGTH_MIN} characters, or odd ones", mend="openssl rand -hex 32"
+        )
+    return Secrets(**found)
+
+
+def read_private(path: Path) -> str:
+    """Return the text of a file that only its owner may read; on Windows its folder's rights are the owner's affair.
+
+    Raises:
+        SettingsError: it cannot be read, or others may read it; its content is never repeated.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            # Looked at through the open file: what is checked is what is read.
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise SettingsError(f"{path} is not a plain file", mend="correct the path")
+            if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+                raise SettingsError(f"others than its owner may read {path}", mend=f"chmod 600 {path}")
+            return file.read(1 << 20)
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not text", mend="write it in UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}", mend="correct the path") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own and no other can reach it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def require_safe(settings: BridgeSettings, secrets: Secrets) -> tuple[bytes, bytes] | None:
+    """Return private key and certificate chain; None: loopback without TLS.
+
+    Raises:
+        SettingsError: it would listen beyond this machine without TLS or without a token, or a file cannot be read.
+    """
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise SettingsError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together", mend="set both or none")
+    if not is_loopback(settings.host):
+        if settings.tls_certificate is None:
+            raise SettingsError(
+                f"{PREFIX}HOST {settings.host} is not loopback, and there is no TLS",
+                mend=f"set {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY, or listen on 127.0.0.1",
+            )
+        if not secrets.token:
+            raise SettingsError(
+                f"{PREFIX}HOST {settings.host} is not loopback, and there is no token", mend=f"set {PREFIX}TOKEN"
+            )
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    with _named("TLS_KEY"):
+        key = read_private(settings.tls_key).encode()
+    with _named("TLS_CERTIFICATE"):
+        try:
+            return key, settings.tls_certificate.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"cannot read {settings.tls_certificate}: {error.strerror}") from None
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(f"{PREFIX}{name}: {error.args[0]}", mend=error.mend) from None
