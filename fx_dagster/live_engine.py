@@ -245,6 +245,7 @@ async def _run_on(
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+        parts.tape.close()
         await provider.close()
         if publisher is not None:
             publisher.close()

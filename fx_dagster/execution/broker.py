@@ -448,7 +448,8 @@ async def look(broker: Broker, time_ns: int, deals_since_ns: int, *, deadline_s:
 
     async def ask(name: str, call: Awaitable[_Seen]) -> _Seen | None:
         try:
-            return await asyncio.wait_for(call, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                return await call
         except (BrokerError, DataError, TimeoutError) as error:
             problems.append(f"{name}: {str(error) or 'no answer in time'}")
             return None

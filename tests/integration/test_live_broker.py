@@ -52,7 +52,9 @@ def source() -> SampleSource:
 
 
 def terminal_of(source: SampleSource, *faults: Fault) -> SimulatedTerminal:
-    begin = source.span("EURUSD")[1] - 500 * HOUR_NS
+    begin, session = source.span("EURUSD")[1] - 500 * HOUR_NS, instrument("EURUSD").session
+    while not session.is_open(begin + np.arange(-12, 13) * HOUR_NS).all():
+        begin -= HOUR_NS
     terminal = SimulatedTerminal(source, clock=SteppedClock(begin), faults=faults)
     assert terminal.initialize()
     return terminal
@@ -178,6 +180,7 @@ def test_an_engine_that_was_overtaken_writes_nothing(url: str, tmp_path: Path, s
     async def work() -> None:
         async with Life(url, tmp_path, terminal_of(source)) as one:
             await one.order()
+            assert await one.journal.flush(5.0)
             with connect(url) as connection:
                 connection.execute("UPDATE live_account SET epoch = epoch + 1")
             with pytest.raises(FencedError):
@@ -285,7 +288,8 @@ def test_an_engine_trades_at_a_broker_from_settings_to_journal(
         levels = connection.execute("SELECT min(level) FROM decision").fetchone()
     assert known == made
     assert "filled" in states
-    assert states <= {"filled", "rejected", "cancelled"}
+    # An order to leave that met its position's stop is answered by "closed", which says nothing: in doubt at the end.
+    assert states <= {"filled", "rejected", "cancelled", "unknown"}
     assert levels == (3,)
     account = settings.live.account
     tape, facts = read_tape(latest_tape(free_home / "live"))

@@ -102,6 +102,8 @@ class RealSession:
             return None
         finally:
             log.close()
+            for tape in self.tapes:
+                tape.close()
 
     async def _parts(self, journal: MemoryJournal, keeper: FileKeeper) -> EngineParts:
         self.session.settings = SETTINGS
