@@ -209,11 +209,16 @@ def the_best_is_more_than_luck(settings: SettingsResource) -> dg.AssetCheckResul
     import json
 
     found = json.loads((settings.load().evaluation / COMPARISON).read_text())
-    control, nothing = found["best_by_luck"], found["best_against_nothing"]
-    known = control is not None and nothing is not None
-    said = f"p-value {control:.3f} against the control, {nothing:.3f} against not trading, allowed {LUCK_MAX}"
+    beside = {"the control": found["best_by_luck"], "not trading": found["best_against_nothing"]}
     return dg.AssetCheckResult(
-        passed=known and max(control, nothing) < LUCK_MAX,
+        passed=all(value is not None and value < LUCK_MAX for value in beside.values()),
         severity=dg.AssetCheckSeverity.WARN,
-        description=said if known else "too few days to tell",
+        description="; ".join(luck_in_words(name, value) for name, value in beside.items()),
     )
+
+
+def luck_in_words(benchmark: str, p_value: float | None) -> str:
+    """Return what a p-value of the best candidate says; None: there were too few days to tell."""
+    if p_value is None:
+        return f"against {benchmark}: too few days to tell"
+    return f"against {benchmark}: p-value {p_value:.3f}, allowed {LUCK_MAX}"
