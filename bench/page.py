@@ -24,8 +24,8 @@ it is ahead. Peers do the nearest work that they have; the notes say where it is
 _COMMANDS = """## Commands
 
 ```sh
-make bench                            # forty minutes, half of it live, and the peers' set-up once; writes this page
-make bench ARGS='--live-minutes 1'    # the same with short live sessions: a quarter of an hour
+make bench                            # half an hour, most of it live, and the peers' set-up once; writes this page
+make bench ARGS='--live-minutes 1'    # the same with short live sessions: ten minutes
 make bench ARGS=--quick               # a tenth of the work, for development; writes nothing
 make bench ARGS='--only signals'      # one group; writes nothing
 ```
