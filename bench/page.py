@@ -25,7 +25,7 @@ _COMMANDS = """## Commands
 
 ```sh
 make bench                            # half an hour, most of it live, and the peers' set-up once; writes this page
-make bench ARGS='--live-minutes 1'    # the same with short live sessions: eight minutes
+make bench ARGS='--live-minutes 1'    # the same with short live sessions: ten minutes
 make bench ARGS=--quick               # a tenth of the work, for development; writes nothing
 make bench ARGS='--only signals'      # one group; writes nothing
 ```

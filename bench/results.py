@@ -85,21 +85,7 @@ def _introduction(manifest: ReleaseManifest, backtest: BacktestSummary, command:
 
 def verdicts(found: Mapping[str, Any], manifest: ReleaseManifest, backtest: BacktestSummary) -> list[str]:
     """Return what these figures settle and what they do not, in sentences."""
-    told = []
-    for row in found["models"]:
-        bar = max(row["majority_accuracy"], row["break_even_accuracy"])
-        higher = "cost of a trade" if row["break_even_accuracy"] > row["majority_accuracy"] else "commoner direction"
-        direction = (
-            "is above the commoner direction with its whole interval"
-            if row["accuracy_low"] > row["majority_accuracy"]
-            else "is not above the commoner direction beyond chance"
-        )
-        pays = "and clears" if row["accuracy_low"] > bar else "and does not clear"
-        loss = "better" if row["log_loss"] < row["base_log_loss"] else "worse"
-        told.append(
-            f"**{row['model']}** {direction}, {pays} the {higher} ({_percent(bar)}); its log-loss is {loss} than that"
-            " of always saying the share of rises."
-        )
+    told = [_model_verdict(row) for row in found["models"]]
     ahead = [row["candidate"] for row in found["candidates"] if row["verdict"] == "better"]
     behind = [row["candidate"] for row in found["candidates"] if row["verdict"] == "worse"]
     told.append(f"Ways to trade that beat the traditional control beyond chance: {', '.join(ahead) or 'none'}.")
@@ -127,6 +113,22 @@ def verdicts(found: Mapping[str, Any], manifest: ReleaseManifest, backtest: Back
         f" {_percent(backtest.control.net_return)}."
     )
     return told
+
+
+def _model_verdict(row: Mapping[str, Any]) -> str:
+    bar = max(row["majority_accuracy"], row["break_even_accuracy"])
+    higher = "cost of a trade" if row["break_even_accuracy"] > row["majority_accuracy"] else "commoner direction"
+    direction = (
+        "is above the commoner direction with its whole interval"
+        if row["accuracy_low"] > row["majority_accuracy"]
+        else "is not above the commoner direction beyond chance"
+    )
+    pays = "and clears" if row["accuracy_low"] > bar else "and does not clear"
+    loss = "better" if row["log_loss"] < row["base_log_loss"] else "worse"
+    return (
+        f"**{row['model']}** {direction}, {pays} the {higher} ({_percent(bar)}); its log-loss is {loss} than that"
+        " of always saying the share of rises."
+    )
 
 
 def _models(rows: Sequence[Mapping[str, Any]]) -> str:

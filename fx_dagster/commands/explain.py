@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fx_dagster.commands import console
-from fx_dagster.commands.live import attached_settings
+from fx_dagster.commands.live import attached_settings, live_store
 from fx_dagster.commands.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
@@ -34,13 +34,9 @@ def explain(
     what followed them in history. With --json also the features, by name.
     """
     from fx_dagster.errors import DataError
-    from resources.live_store import LiveStore
-    from resources.postgres import migrate
 
     settings = attached_settings(home)
-    url, account = settings.postgres.url.get_secret_value(), account or settings.live.account
-    migrate(url)
-    store = LiveStore(url)
+    store, account = live_store(settings), account or settings.live.account
     decision = store.newest_decision(account, symbol)
     if decision is None:
         others = store.accounts_about(symbol)

@@ -71,7 +71,7 @@ def kill(
     """
     settings = attached_settings(home)
     account = settings.live.account
-    _store(settings).kill(account, reason=reason, flatten=flatten, by_whom=getpass.getuser())
+    live_store(settings).kill(account, reason=reason, flatten=flatten, by_whom=getpass.getuser())
     _answer(as_json, {"account": account, "killed": True, "flatten": flatten, "reason": reason})
     if not as_json:
         what = "no new positions, and all open ones closed" if flatten else "no new positions"
@@ -88,7 +88,7 @@ def resume(
     """Let the account trade again: after fx kill, after a halt by drawdown, after a run that a person cancelled."""
     settings = attached_settings(home)
     account = settings.live.account
-    store = _store(settings)
+    store = live_store(settings)
     if restart:
         store.begin_anew(account)
     store.resume(account, by_whom=getpass.getuser())
@@ -119,7 +119,8 @@ def attached_settings(home: "Path | None") -> "Settings":
     return load_settings(addresses)
 
 
-def _store(settings: "Settings") -> "LiveStore":
+def live_store(settings: "Settings") -> "LiveStore":
+    """Return what sessions left in PostgreSQL, its tables brought up to date."""
     from resources.live_store import LiveStore
     from resources.postgres import migrate
 

@@ -253,12 +253,21 @@ def torch_session(spec: ModelSpec) -> Iterator[Any]:
 
     One thread: networks of this size lose more to handing work over than they gain, above all where other processes
     want the cores too.
+
+    Raises:
+        TrainingError: the GPU has too little memory.
     """
     import torch
 
     with torch_threads(1), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(spec.seed)
-        yield torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            yield torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU has too little memory to fit a network: {str(error).splitlines()[0]}",
+                mend="end what else uses it, or fit on the CPU: set CUDA_VISIBLE_DEVICES to nothing",
+            ) from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A model is built from a :class:`ModelSpec`, fitted once, and leaves the process 
 :class:`ModelCard` (together a :class:`ModelArtifact`): nothing is ever pickled.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -215,9 +216,13 @@ class ModelArtifact:
         return replace(self, card=replace(self.card, metrics={**self.card.metrics, **metrics}))
 
     def save(self, folder: Path) -> None:
-        """Write ``<name>.onnx`` and ``<name>.json`` into ``folder``, each aside and then renamed."""
+        """Write ``<name>.onnx`` and ``<name>.json`` into ``folder``, each aside and then renamed.
+
+        The card names its graph by SHA-256: of two that an interruption left from different fits, neither is believed.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        card = json.dumps(self.card.to_dict(), indent=1, sort_keys=True, allow_nan=False).encode()
+        told = {"onnx_sha256": hashlib.sha256(self.onnx).hexdigest(), "card": self.card.to_dict()}
+        card = json.dumps(told, indent=1, sort_keys=True, allow_nan=False).encode()
         for path, content in ((folder / f"{self.name}.onnx", self.onnx), (folder / f"{self.name}.json", card)):
             aside = path.with_name(f".{path.name}.{os.getpid()}")
             aside.write_bytes(content)
@@ -228,12 +233,19 @@ class ModelArtifact:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ReleaseError: a file is missing or not readable; the message names it.
+            ReleaseError: a file is missing or not readable, or the two are not of one fit; the message names it.
         """
         path = folder / f"{name}.json"
         try:
-            card = ModelCard.from_dict(json.loads(path.read_bytes()))
+            told = json.loads(path.read_bytes())
+            card, digest = ModelCard.from_dict(told["card"]), told["onnx_sha256"]
             path = folder / f"{name}.onnx"
-            return cls(name, path.read_bytes(), card)
+            content = path.read_bytes()
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ReleaseError(f"{path}: not a model artifact ({error})", mend="train the model again") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ReleaseError(
+                f"{path}: not the graph that {name}.json describes; a training was interrupted, or it was altered",
+                mend="train the model again",
+            )
+        return cls(name, content, card)

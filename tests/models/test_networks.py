@@ -48,7 +48,9 @@ def _fit(rows, training=QUICK, *, factor=1.0, **options):
         return torch.nn.functional.binary_cross_entropy_with_logits(logit, tensors["y"], reduction="none")
 
     spec = rows.spec(seed=options.pop("seed", 7), threads=1)
-    return networks.fit_network("small", rows, spec, training, build=build, batch=batch, loss=loss, **options)
+    return networks.fit_network(
+        "small", rows, spec, training, **{"build": build, "batch": batch, "loss": loss, **options}
+    )
 
 
 def _answers(fitted, rows):
@@ -114,6 +116,20 @@ def test_a_loss_that_is_not_finite_is_refused(dataset):
 def test_a_loss_that_grows_is_refused(dataset):
     with pytest.raises(TrainingError, match=r"small: does not converge, the loss grew from .* in epoch 2"):
         _fit(dataset, replace(QUICK, learning_rate=1e3, gradient_norm_max=1e6, epochs_max=10, patience=10))
+
+
+def test_a_gpu_without_memory_is_named_and_torch_is_as_before(dataset):
+    import torch
+
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+
+    def batch(index):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore")
+
+    with pytest.raises(TrainingError, match=r"too little memory .* 20\.00 MiB → .*CUDA_VISIBLE_DEVICES"):
+        _fit(dataset, batch=batch)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_few_rows_make_smaller_batches():

@@ -166,7 +166,7 @@ def test_an_artifact_keeps_the_agents(tmp_path):
     assert loaded == artifact
     assert loaded.card.metrics["reward_curve_timing"] == [0.1]
     assert loaded.card.seed == 3
-    assert json.loads((tmp_path / "ppo.json").read_text())["parameters"] == {"steps": 1}
+    assert json.loads((tmp_path / "ppo.json").read_text())["card"]["parameters"] == {"steps": 1}
 
 
 def test_what_cannot_be():

@@ -29,7 +29,7 @@ from fx_dagster.live.caches import (
 )
 from fx_dagster.models.answer import EXTRAS
 from fx_dagster.settings import CacheSettings, load_settings
-from resources.cache import PATTERN_HISTORY, QUEUE_MAX, LiveCache, SharedCache, pattern_facts
+from resources.cache import PATTERN_HISTORY, QUEUE_MAX, LiveCache, SharedCache, pattern_facts, source_of
 from resources.lake import Lake
 
 DEFAULTS = CacheSettings()
@@ -398,7 +398,11 @@ def test_the_settings_choose(free_home, monkeypatch, valkey_url):
         return LiveCache.of(load_settings())
 
     monkeypatch.setenv("FX_REDIS_URL", valkey_url)
-    assert asyncio.run(made()).source == "sample"
+    here = asyncio.run(made()).source
+    assert here.startswith("sample-")
+    # Another lake is another source, whatever its kind: two installations may share one server.
+    assert source_of(load_settings({"FX_LAKE_URL": str(free_home / "elsewhere")})) != here
+    monkeypatch.delenv("FX_LAKE_URL")
     cache = SharedCache.of(load_settings({"FX_CACHE_PATTERNS_S": "5"}))
     assert cache is not None
     cache.close()
