@@ -9,14 +9,21 @@ from enum import StrEnum
 
 
 class OrderState(StrEnum):
-    """Where an order is in its life."""
+    """Where an order is in its life; :mod:`fx_dagster.execution.lifecycle` says what may follow what."""
 
+    PLANNED = "planned"
+    """Decided; nothing durable knows of it."""
     JOURNALLED = "journalled"
     SENT = "sent"
+    UNKNOWN = "unknown"
+    """The broker may have it or not."""
     ACCEPTED = "accepted"
     REJECTED = "rejected"
+    PARTIAL = "partial"
+    """Some of it is filled; the rest waits, or what became of it is not confirmed."""
     FILLED = "filled"
     CANCELLED = "cancelled"
+    """Nothing more comes of it; a part may have been filled before."""
 
     @property
     def terminal(self) -> bool:
@@ -39,6 +46,10 @@ class DealReason(StrEnum):
     STOP = "stop"
     TARGET = "target"
     STOP_OUT = "stop_out"
+    MANUAL = "manual"
+    """By a person or another program."""
+    OTHER = "other"
+    """By the broker: a rollover, a split, a correction."""
 
 
 def client_order_id(account: str, session: str, symbol: str, bar_time: int, purpose: Purpose, attempt: int = 0) -> int:
@@ -79,6 +90,19 @@ class OrderIntent:
     epoch: int = 0
     """Fencing: a lower epoch than the newest seen is refused."""
     comment: str = ""
+    position: int = 0
+    """The broker's ticket of the position that a CLOSE or MODIFY is about; 0: the symbol's only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A state that an order reached."""
+
+    client_order_id: int
+    state: OrderState
+    time_ns: int
+    broker_order: int = 0
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
