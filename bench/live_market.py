@@ -84,6 +84,11 @@ class MadeFeed:
         """What it carries."""
         return FeedInfo(self._symbols, BASE, 60.0, lossless=False)
 
+    @property
+    def problem(self) -> str:
+        """Nothing that a person should know."""
+        return ""
+
     def start(self, position: int, clock: int) -> None:  # noqa: ARG002 - nothing is resumed here
         """Let the market begin; from now on its clock runs as fast as this machine's."""
         beginning = time.monotonic_ns() + SECOND_NS // 2

@@ -11,7 +11,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,13 +30,13 @@ from fx_dagster.features.catalogue import feature_catalogue
 from fx_dagster.live.account import PaperDesk
 from fx_dagster.live.broker_desk import BrokerDesk, rules_of
 from fx_dagster.live.engine import Ending, Engine, EngineParts
+from fx_dagster.live.market import Market, MarketOpener
 from fx_dagster.live.model_desk import ModelDesk
 from fx_dagster.live.protocols import FeedInfo, ModelProvider, TickFeed
 from fx_dagster.live.records import SessionState
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
 from fx_dagster.market.instruments import Instrument, instrument
-from fx_dagster.market.source import MarketSource
-from fx_dagster.market.timeframes import Timeframe
+from fx_dagster.market.timeframes import SECOND_NS, Timeframe, bar_open
 from fx_dagster.models.answer import DIRECTIONS
 from fx_dagster.settings import Settings, load_settings
 from resources.cache import LiveCache
@@ -47,6 +48,7 @@ from resources.live_publisher import LivePublisher
 from resources.market import open_source
 from resources.market_states import FileMarketStates
 from resources.model_provider import ReleasedModels
+from resources.mt5.bridge.market import open_bridge_market
 from resources.order_keeper import PostgresOrders
 from resources.order_store import Writer
 from resources.postgres import migrate
@@ -54,6 +56,8 @@ from resources.releases import ReleaseStore
 from resources.tapes import FileTape
 
 EXIT_ERROR = 1
+ENDLESS_NS = 7_258_118_400 * SECOND_NS
+"""The year 2200: a session at a real broker ends when a person ends it."""
 _log = logging.getLogger("fx_dagster.live")
 
 
@@ -74,21 +78,6 @@ class WallClock:
 
 
 @dataclass(frozen=True)
-class Market:
-    """A real broker's market and account, opened for one session.
-
-    Attributes:
-        feed: its ticks and history.
-        broker: fills orders; its market's clock is the feed's.
-        close: ends both.
-    """
-
-    feed: TickFeed
-    broker: Broker
-    close: Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True)
 class RunOptions:
     """How one engine is run.
 
@@ -96,21 +85,26 @@ class RunOptions:
         restart: begin a new session even if there is one to resume or a finished one.
         until: market time (ns UTC) at which a new session's tape ends; None: where the source ends.
         on_status: called with each status, a few times a second.
-        connect: opens the market of a session whose broker is a real one; None: there is no way to one.
+        connect: opens the market of a session whose broker is a real one; None: by the bridge of the settings.
     """
 
     restart: bool = False
     until: int | None = None
-    connect: Callable[[Settings, SessionState], Awaitable[Market]] | None = None
+    connect: MarketOpener | None = None
     on_status: Callable[[dict[str, Any]], None] | None = None
 
 
 def tape_fingerprint(settings: Settings) -> str:
-    """Return what identifies the tape that these settings replay; a session is resumed on the same one only."""
-    source = settings.source.model_dump(mode="json")
-    what: dict[str, Any] = {"source": source, "replay_days": settings.live.replay_days}
-    if settings.live.broker != "paper":
-        what["broker"] = settings.live.broker  # what one account has decided is no beginning for another
+    """Return what identifies the tape that these settings replay; a session is resumed on the same one only.
+
+    At a real broker there is no tape: a session goes on with the same account, symbols and timeframe.
+    """
+    if settings.live.broker == "paper":
+        source = settings.source.model_dump(mode="json")
+        what: dict[str, Any] = {"source": source, "replay_days": settings.live.replay_days}
+    else:
+        account = settings.bridge.model_dump(mode="json", include={"login", "server", "mode"})
+        what = {"broker": settings.live.broker, "account": account, "symbols": settings.source.symbols}
     content = json.dumps(what, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -119,6 +113,7 @@ async def run_engine(settings: Settings, options: RunOptions = RunOptions()) -> 
     """Run one engine until its session is finished or a signal asks it to stop.
 
     Raises:
+        BrokerError: the broker does not answer, or does not state its contracts or its account.
         FencedError: another engine trades the account.
         SettingsError: the settings make a session impossible.
         DataError: the source does.
@@ -127,69 +122,73 @@ async def run_engine(settings: Settings, options: RunOptions = RunOptions()) -> 
     url = settings.postgres.url.get_secret_value()
     if not url:
         raise SettingsError("FX_POSTGRES_URL is not set", mend="start the servers: fx up")
-    if settings.live.broker != "paper" and options.connect is None:
-        raise SettingsError(
-            f"FX_LIVE_BROKER is {settings.live.broker}, and no terminal is connected",
-            mend="start the bridge beside the terminal and name it, or trade on paper",
-        )
-    source = open_source(settings.source)
-    tape = tape_of(source, settings.live.replay_days)
     migrate(url)
+    if settings.live.broker == "paper":
+        return await _run_on_paper(settings, options)
+    market = await (options.connect or open_bridge_market)(settings)
+    try:
+        return await _run_real(settings, options, market)
+    finally:
+        await market.close()
+
+
+@asynccontextmanager
+async def _journal(settings: Settings, options: RunOptions, window: tuple[int, int]) -> AsyncIterator[PostgresJournal]:
     target = JournalTarget(
         account=settings.live.account,
         fingerprint=tape_fingerprint(settings),
-        window=(tape.start, min(tape.end, options.until or tape.end)),
+        window=window,
         restart=options.restart,
         stale_s=settings.live.heartbeat_stale_s,
     )
-    journal = await PostgresJournal.open(url, target)
+    journal = await PostgresJournal.open(settings.postgres.url.get_secret_value(), target)
     try:
-        return await _run_session(settings, options, source, journal)
+        yield journal
     finally:
         await journal.close()
 
 
-async def _run_session(
-    settings: Settings, options: RunOptions, source: MarketSource, journal: PostgresJournal
-) -> Ending:
-    session = journal.session
+def _finished(session: SessionState) -> bool:
     if session.finished:
         _log.info("session %s is finished already", session.session_id)
-        return Ending.FINISHED
-    if options.connect is not None and settings.live.broker != "paper":
-        market = await options.connect(settings, session)
-        try:
-            return await _run_real(settings, options, market, journal)
-        finally:
-            await market.close()
-    feed = ReplayFeed(
-        source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed,
-        spike_z=settings.validation.spike_robust_z,
-    )  # fmt: skip
-    core, desk = trading_core(settings, feed.info, session.replay_start)
-    book = _Account(core, desk, tape_facts(settings, feed.info, session.replay_start))
-    return await _run_on(settings, options, feed, journal, book)
+    return session.finished
 
 
-async def _run_real(settings: Settings, options: RunOptions, market: Market, journal: PostgresJournal) -> Ending:
-    """Run a session at a real broker.
+async def _run_on_paper(settings: Settings, options: RunOptions) -> Ending:
+    source = open_source(settings.source)
+    tape = tape_of(source, settings.live.replay_days)
+    async with _journal(settings, options, (tape.start, min(tape.end, options.until or tape.end))) as journal:
+        session = journal.session
+        if _finished(session):
+            return Ending.FINISHED
+        feed = ReplayFeed(
+            source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed,
+            spike_z=settings.validation.spike_robust_z,
+        )  # fmt: skip
+        core, desk = trading_core(settings, feed.info, session.replay_start)
+        book = _Account(core, desk, tape_facts(settings, feed.info, session.replay_start))
+        return await _run_on(settings, options, feed, journal, book)
 
-    Raises:
-        BrokerError: it does not state its contracts or its account.
-        SettingsError: its account is another than the settings say.
-    """
-    session, info = journal.session, market.feed.info
+
+async def _run_real(settings: Settings, options: RunOptions, market: Market) -> Ending:
+    """Run a session at a real broker; it begins with the base bar that forms now."""
+    info = market.info
     await _demand_account(settings, market.broker)
     contracts = tuple([await market.broker.specification(symbol) for symbol in info.symbols])
-    core, desk = broker_core(settings, info, session.replay_start, contracts)
-    writer = Writer(settings.live.account, session.session_id, journal.epoch)
-    keeper = PostgresOrders.open(settings.postgres.url.get_secret_value(), writer, settings.live_state / "exits")
-    facts = tape_facts(settings, info, session.replay_start, contracts)
-    try:
-        account = _Account(core, desk, facts, market.broker, keeper)
-        return await _run_on(settings, options, market.feed, journal, account)
-    finally:
-        keeper.close()
+    start = int(bar_open(np.array([market.now_ns]), info.base)[0])
+    async with _journal(settings, options, (start, options.until or ENDLESS_NS)) as journal:
+        session = journal.session
+        if _finished(session):
+            return Ending.FINISHED
+        core, desk = broker_core(settings, info, session.replay_start, contracts)
+        writer = Writer(settings.live.account, session.session_id, journal.epoch)
+        keeper = PostgresOrders.open(settings.postgres.url.get_secret_value(), writer, settings.live_state / "exits")
+        facts = tape_facts(settings, info, session.replay_start, contracts)
+        try:
+            account = _Account(core, desk, facts, market.broker, keeper)
+            return await _run_on(settings, options, market.feed_of(session), journal, account)
+        finally:
+            keeper.close()
 
 
 async def _demand_account(settings: Settings, broker: Broker) -> None:

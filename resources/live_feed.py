@@ -120,7 +120,7 @@ class ReplayFeed:
         await asyncio.sleep(within_s)
 
     def _merged(self, arrays: dict[str, TickArrays], clock: int, received_ns: int) -> TickBatch:
-        parts = [_batch(self._symbols.index(symbol), ticks, clock, received_ns) for symbol, ticks in arrays.items()]
+        parts = [batch_of(self._symbols.index(symbol), ticks, clock, received_ns) for symbol, ticks in arrays.items()]
         if not parts and not self._early:
             return empty_batch(clock, received_ns)
         whole = replace(joined([*self._early, *parts]), clock=clock, received_ns=received_ns)
@@ -135,6 +135,11 @@ class ReplayFeed:
     def finished(self) -> bool:
         """Whether the tape is over and everything was handed over."""
         return self._clock is not None and self._clock.finished and self._delivered >= self._tape.end
+
+    @property
+    def problem(self) -> str:
+        """Nothing that a person should know."""
+        return ""
 
     def history(self, symbol: str, timeframe: Timeframe, until: int, bars: int) -> pd.DataFrame:
         """Return the last ``bars`` closed BARS.
@@ -173,7 +178,7 @@ class ReplayFeed:
             frame["volume"].to_numpy(np.float64),
             frame["flags"].to_numpy(np.int32),
         )
-        return _batch(self._symbols.index(symbol), arrays, until, 0)
+        return batch_of(self._symbols.index(symbol), arrays, until, 0)
 
     def _built(self, symbol: str, start: int, until: int) -> pd.DataFrame:
         raw = self._raw(symbol, start, until)
@@ -185,6 +190,7 @@ class ReplayFeed:
         return ticks_to_bars(raw.take(good).frame(), self._base, point, complete_until=until)
 
 
-def _batch(place: int, ticks: TickArrays, clock: int, received_ns: int) -> TickBatch:
+def batch_of(place: int, ticks: TickArrays, clock: int, received_ns: int) -> TickBatch:
+    """Return one symbol's ticks as a batch; ``place`` is the symbol's in the feed."""
     symbol = np.full(len(ticks.time), place, dtype=np.int32)
     return TickBatch(symbol, ticks.time, ticks.bid, ticks.ask, ticks.volume, ticks.flags, clock, received_ns)

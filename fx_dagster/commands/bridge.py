@@ -9,7 +9,7 @@ from fx_dagster.commands import console
 from fx_dagster.commands.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
-    from resources.mt5.bridge.settings import BridgeSettings
+    from fx_dagster.settings import BridgeSettings
 
 
 def register(app: typer.Typer) -> None:

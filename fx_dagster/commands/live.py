@@ -13,6 +13,7 @@ from fx_dagster.commands import console
 from fx_dagster.commands.options import HomeOption, JsonOption, settings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from fx_dagster.settings import Settings
@@ -33,23 +34,27 @@ def live(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin a new session, even after a finished or an unfinished one.")
     ] = False,
+    broker: Annotated[
+        str, typer.Option("--broker", help="Instead of FX_LIVE_BROKER: paper, or mt5 for the bridge of FX_BRIDGE_….")
+    ] = "",
     until: Annotated[
         str, typer.Option("--until", help="End a new session's tape at this market time (ISO 8601, UTC if no zone).")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print each status as one line of JSON.")] = False,
 ) -> None:
-    """Trade on paper in the foreground: one engine, until the tape is over or Ctrl-C.
+    """Trade in the foreground: one engine, until the tape is over or Ctrl-C.
 
-    Replays the last FX_LIVE_REPLAY_DAYS days of the source at FX_LIVE_REPLAY_SPEED. A session that was interrupted,
-    however it was, goes on after its last decision. The servers must run (fx up). While the sensor keeps a session of
-    this account alive, a second engine is refused.
+    On paper it replays the last FX_LIVE_REPLAY_DAYS days of the source at FX_LIVE_REPLAY_SPEED. With --broker mt5 it
+    trades the account behind the bridge of FX_BRIDGE_… (fx bridge serve), with the source's symbols and timeframe. A
+    session that was interrupted, however it was, goes on after its last decision. The servers must run (fx up). While
+    the sensor keeps a session of this account alive, a second engine is refused.
     """
     import asyncio
 
     from fx_dagster.live.engine import Ending
     from fx_dagster.live_engine import RunOptions, run_engine
 
-    settings = attached_settings(home)
+    settings = attached_settings(home, {"FX_LIVE_BROKER": broker} if broker else {})
     options = RunOptions(restart=restart, until=_market_time(until), on_status=_Printer(as_json))
     ending = asyncio.run(run_engine(settings, options))
     if ending is Ending.FINISHED:
@@ -97,8 +102,12 @@ def resume(
         console.say(f"{console.GOOD} Account {account} may trade. [dim]The sensor starts its session[/dim]")
 
 
-def attached_settings(home: "Path | None") -> "Settings":
+def attached_settings(home: "Path | None", given: "Mapping[str, str] | None" = None) -> "Settings":
     """Return the settings with the addresses of the servers that run in this home.
+
+    Args:
+        home: instead of FX_HOME.
+        given: further ``FX_…`` variables, as from options.
 
     Raises:
         SettingsError: a setting is unknown or impossible, or there is no PostgreSQL to talk to.
@@ -107,7 +116,7 @@ def attached_settings(home: "Path | None") -> "Settings":
     from fx_dagster.settings import load_settings
     from resources.servers.state import running_state
 
-    settings = settings_of(home)
+    settings = settings_of(home, given)
     if settings.postgres.url.get_secret_value():
         return settings
     state = running_state(settings)

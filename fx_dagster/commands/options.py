@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fx_dagster.settings import Settings
 
 HomeOption = Annotated[
@@ -15,15 +17,16 @@ HomeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 
 
-def settings_of(home: Path | None) -> "Settings":
-    """Read the settings; ``home`` wins over the environment.
+def settings_of(home: Path | None, given: "Mapping[str, str] | None" = None) -> "Settings":
+    """Read the settings; ``home`` and the ``FX_…`` variables ``given`` win over the environment.
 
     Raises:
         SettingsError: a setting is unknown or impossible.
     """
     from fx_dagster.settings import load_settings
 
-    return load_settings({"FX_HOME": str(home.expanduser().absolute())} if home is not None else None)
+    place = {"FX_HOME": str(home.expanduser().absolute())} if home is not None else {}
+    return load_settings({**(given or {}), **place})
 
 
 def source_overrides(source: str, data: Path | None, symbols: str, home: Path | None) -> dict[str, str]:

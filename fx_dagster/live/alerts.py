@@ -128,12 +128,24 @@ def _of_session(view: View, limits: Limits) -> list[Alert]:
         found.append(
             Alert("journal", Severity.CRITICAL, text, "fx status; without a journal there are no new positions")
         )
+    found += _of_broker(account, status)
     if problem := str(status.get("model_problem") or ""):
         mend = "fx release show, then fx release promote or rollback"
         if _refused(problem):
             found.append(
                 Alert("release", Severity.WARNING, f"account {account}: a release is refused: {problem}", mend)
             )
+    return found
+
+
+def _of_broker(account: str, status: Mapping[str, Any]) -> list[Alert]:
+    found = []
+    if problem := str(status.get("broker_problem") or ""):
+        text = f"account {account}: nothing can be opened at the broker: {problem}"
+        found.append(Alert("broker", Severity.CRITICAL, text, "fx bridge health; look at the terminal"))
+    if problem := str(status.get("feed_problem") or ""):
+        text = f"account {account}: the feed: {problem}"
+        found.append(Alert("feed", Severity.WARNING, text, "fx bridge health; look at the terminal"))
     return found
 
 

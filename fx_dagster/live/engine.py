@@ -316,7 +316,7 @@ class Engine:
             room = self._queue.room if self._queue.idle or not self._info.lossless else 0
             try:
                 batch = self._feed.poll(room)
-                self._feed_problem = ""
+                self._feed_problem = self._feed.problem
                 self._fed_ns = max(self._fed_ns, batch.clock)
                 # Every batch moves the clock on; a paused replay's says nothing new.
                 if len(batch) or batch.clock > self._core.clock[0] or self._feed.finished:

@@ -59,6 +59,11 @@ class TickFeed(Protocol):
         """What it carries."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """What a person should know of it, though ticks come; empty: nothing."""
+        ...
+
     def history(self, symbol: str, timeframe: Timeframe, until: int, bars: int) -> pd.DataFrame:
         """Return the last ``bars`` BARS of ``timeframe`` that have closed by ``until`` (ns UTC)."""
         ...

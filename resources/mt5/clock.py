@@ -1,9 +1,14 @@
 """What time it is in the market: now, in a replay, or as a test says."""
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from fx_dagster.errors import SettingsError
+
+QUOTE_FAR_NS: Final = 15 * 60 * 1_000_000_000
+"""A quote further from this machine's time is old, as after a weekend, or wrong."""
+QUOTES_COUNT_NS: Final = 10 * 60 * 1_000_000_000
 
 
 class Clock(Protocol):
@@ -20,6 +25,50 @@ class SystemClock:
     def now_ns(self) -> int:
         """Return the present, ns UTC."""
         return time.time_ns()
+
+
+class QuotedClock:
+    """The broker's time as its quotes tell it, carried on by this machine's monotonic clock.
+
+    A quote is as old as its way was long: of the differences between quotes and the monotonic clock the largest is the
+    truest. Those of the last ten to twenty minutes count, so that it follows a clock that drifts. Before the first
+    quote it is this machine's time.
+
+    Args:
+        wall_ns: this machine's time, ns UTC.
+        monotonic_ns: a time that never goes back.
+    """
+
+    def __init__(
+        self, wall_ns: Callable[[], int] = time.time_ns, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
+        self._older_ns: int | None = None
+        self._newer_ns: int | None = None
+        self._turn_ns = 0
+        self._latest_ns = 0
+
+    def hear(self, quoted_ns: int) -> None:
+        """Take the time (ns UTC) of a quote that has just come; one that is far from this machine's time is not."""
+        now = self._monotonic_ns()
+        if abs(quoted_ns - self._wall_ns()) > QUOTE_FAR_NS:
+            return
+        if self._newer_ns is None or now >= self._turn_ns:
+            self._older_ns, self._newer_ns, self._turn_ns = self._newer_ns, None, now + QUOTES_COUNT_NS
+        offset = quoted_ns - now
+        self._newer_ns = offset if self._newer_ns is None else max(self._newer_ns, offset)
+
+    def now_ns(self) -> int:
+        """Return the broker's present, ns UTC; it never goes back."""
+        offsets = [offset for offset in (self._older_ns, self._newer_ns) if offset is not None]
+        now = self._monotonic_ns() + max(offsets) if offsets else self._wall_ns()
+        self._latest_ns = max(self._latest_ns, now)
+        return self._latest_ns
+
+    @property
+    def skew_ns(self) -> int:
+        """By how much the broker's clock is ahead of this machine's; 0 before the first quote."""
+        return self.now_ns() - self._wall_ns() if self._newer_ns is not None else 0
 
 
 class SteppedClock:

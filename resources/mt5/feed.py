@@ -5,7 +5,7 @@ away what it has already: rows are compared whole, with their multiplicity, so t
 millisecond all come, once each, however they are spread over polls. Server epochs become ns UTC by zone rules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fx_dagster.errors import BrokerError
-from fx_dagster.market.instruments import SymbolResolver
+from fx_dagster.market.instruments import BROKER_SYMBOL, SymbolResolver
 from fx_dagster.market.schemas import empty_bars, tick_frame
 from fx_dagster.market.timeframes import SECOND_NS, Timeframe, bar_close, from_server
 from resources.mt5.clock import Clock, SystemClock
@@ -90,6 +90,7 @@ class TerminalFeed:
         since_ns: ticks from this time on (ns UTC); None: from the market's present.
         clock: the market's present; None: the terminal's own ``clock`` (the simulated one has it), else the system's.
         ticks_max: rows asked for in one call; more are read in further calls.
+        aliases: the broker's names that no rule knows, to canonical symbols.
 
     Raises:
         BrokerError: the terminal does not answer.
@@ -104,12 +105,13 @@ class TerminalFeed:
         since_ns: int | None = None,
         clock: Clock | None = None,
         ticks_max: int = 10_000,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._terminal = terminal
         self._clock: Clock = clock or getattr(terminal, "clock", None) or SystemClock()
         self._ticks_max = ticks_max
         known = self._answered(terminal.symbols_get(), "symbols_get")
-        resolver = SymbolResolver([info.name for info in known])
+        resolver = resolver_of([info.name for info in known], aliases or {})
         self._names = {symbol: resolver.broker(symbol) for symbol in symbols}
         self._cursors: dict[str, _Cursor] = {}
         self.watermark_ns = 0
@@ -194,6 +196,17 @@ class TerminalFeed:
         raise BrokerError(
             f"MetaTrader 5: {call} failed with {code} ({text})", mend="see that the terminal runs and is connected"
         )
+
+
+def resolver_of(names: Sequence[str], aliases: Mapping[str, str]) -> SymbolResolver:
+    """Return the resolver of a broker's names; what is no possible name, and aliases of names that are not there, go.
+
+    Args:
+        names: as the terminal lists them.
+        aliases: names that no rule knows, to canonical symbols.
+    """
+    possible = [name for name in names if BROKER_SYMBOL.fullmatch(name)]
+    return SymbolResolver(possible, {name: symbol for name, symbol in aliases.items() if name in possible})
 
 
 def without(rows: Rows, known: Rows) -> Rows:

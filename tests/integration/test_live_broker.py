@@ -18,14 +18,15 @@ from fx_dagster.live.broker_desk import BrokerDesk, rules_of
 from fx_dagster.live.broker_link import BrokerLink
 from fx_dagster.live.broker_outbox import BrokerOutbox
 from fx_dagster.live.engine import Ending
-from fx_dagster.live.records import Checkpoint, JournalEntry, SessionState
-from fx_dagster.live_engine import Market, RunOptions, WallClock, recorded_core, run_engine
+from fx_dagster.live.market import Market
+from fx_dagster.live.records import Checkpoint, JournalEntry
+from fx_dagster.live_engine import RunOptions, WallClock, recorded_core, run_engine
 from fx_dagster.market.instruments import instrument
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, SECOND_NS
 from fx_dagster.settings import CostSettings, Settings, load_settings
 from resources import order_store
 from resources.journal import JournalTarget, PostgresJournal
-from resources.live_feed import ReplayFeed, Tape
+from resources.live_feed import ReplayFeed, tape_of
 from resources.market import open_source
 from resources.market.sample import SampleSource
 from resources.mt5.clock import SteppedClock
@@ -270,14 +271,15 @@ def test_an_engine_trades_at_a_broker_from_settings_to_journal(
     async def close() -> None:
         terminals[-1].shutdown()
 
-    async def open_market(settings: Settings, session: SessionState) -> Market:
+    async def open_market(settings: Settings) -> Market:
         source = open_source(settings.source)
-        feed = ReplayFeed(source, Tape(session.replay_start, session.replay_end), speed=settings.live.replay_speed)
-        terminals.append(SimulatedTerminal(source, clock=FeedsClock(feed, session.replay_start)))
+        tape = tape_of(source, settings.live.replay_days)
+        feed = ReplayFeed(source, tape, speed=settings.live.replay_speed)
+        terminals.append(SimulatedTerminal(source, clock=FeedsClock(feed, tape.start)))
         terminals[-1].initialize()
-        return Market(feed, LocalBroker(terminals[-1]), close)
+        return Market(feed.info, tape.start, LocalBroker(terminals[-1]), lambda session: feed, close)
 
-    with pytest.raises(SettingsError, match="no terminal is connected"):
+    with pytest.raises(SettingsError, match="FX_BRIDGE_LOGIN is not set"):
         asyncio.run(run_engine(settings))
     assert asyncio.run(run_engine(settings, RunOptions(connect=open_market))) is Ending.FINISHED
     made = {record.deal.ticket for record in terminals[-1].server.deals if record.deal.symbol}

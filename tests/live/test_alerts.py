@@ -39,6 +39,8 @@ def test_a_session_in_health_needs_nobody() -> None:
         (replace(GOOD, decisions={"EURUSD": {"stage": "close_only"}}), "drawdown"),
         (replace(GOOD, decisions={"EURUSD": {"stage": "halt"}}), "drawdown"),
         (with_status(journal_problem="PostgreSQL is away"), "journal"),
+        (with_status(broker_problem="the terminal lets no program trade"), "broker"),
+        (with_status(feed_problem="this machine's clock is +5.0 s beside the broker's"), "feed"),
         (replace(GOOD, decisions={"EURUSD": {"drift": 0.8}}), "drift"),
         (with_status(model_problem="the active release is not known: release 3 was altered"), "release"),
         (replace(GOOD, disk_free=0.049), "disk"),

@@ -241,6 +241,7 @@ class Trader:
         await self.outbox.between_batches()
         await self.link.settle(5.0)
         self.take()
+        await asyncio.sleep(0)  # what was posted is committed in the loop's next turn
 
     async def order(self, purpose: Purpose = Purpose.OPEN, lots: float = 0.1, **changes: Any) -> int:
         """Send an order and return its key; its answer waits at the desk."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from fx_dagster.errors import BrokerError, DataError
+from fx_dagster.errors import BrokerError, DataError, SettingsError
 from fx_dagster.execution.broker import (
     TEXT_MAX,
     Accepted,
@@ -29,13 +29,14 @@ from fx_dagster.execution.broker import (
 )
 from fx_dagster.execution.orders import DealReason, OrderIntent, Purpose
 from fx_dagster.market.instruments import BROKER_SYMBOL, SymbolResolver, check_symbol
+from fx_dagster.settings import BridgeSettings
 from resources.mt5.bridge import wire_pb2 as wire
 from resources.mt5.bridge.checks import DAY_S, SECOND_END, SEND
 from resources.mt5.bridge.client import ANSWER_S, BridgeCallError, BridgeClient, server_second, utc_of_msc
 from resources.mt5.bridge.gate import Intent
 from resources.mt5.bridge.gate import Purpose as GatePurpose
-from resources.mt5.bridge.settings import BridgeSettings
 from resources.mt5.constants import Mt5Constants as Mt5
+from resources.mt5.feed import resolver_of
 
 THREADS: Final = 4
 DEVIATION_POINTS: Final = 20
@@ -196,8 +197,7 @@ class BridgeBroker:
     def _names(self) -> SymbolResolver:
         if self._resolver is None:
             reply = self._asked("Symbols", wire.SymbolsRequest())
-            names = [symbol.name for symbol in reply.symbols if BROKER_SYMBOL.fullmatch(symbol.name)]
-            self._resolver = SymbolResolver(names, {k: v for k, v in self._aliases.items() if k in names})
+            self._resolver = resolver_of([symbol.name for symbol in reply.symbols], self._aliases)
         return self._resolver
 
     def _canonical(self, name: str) -> str:
@@ -280,14 +280,30 @@ class BridgeBroker:
         )  # fmt: skip
 
 
-def open_broker(
-    client: BridgeClient, settings: BridgeSettings, *, aliases: Mapping[str, str] | None = None
-) -> BridgeBroker:
+def open_broker(client: BridgeClient, settings: BridgeSettings) -> BridgeBroker:
     """Return the broker behind a client of the settings' bridge, with deadlines that outlast the bridge's own."""
     return BridgeBroker(
-        client, login=settings.login, aliases=aliases, deadline_s=2 * settings.call_limit_s + ANSWER_S,
+        client, login=settings.login, aliases=aliases_of(settings), deadline_s=2 * settings.call_limit_s + ANSWER_S,
         order_deadline_s=2 * settings.order_limit_s + ANSWER_S,
     )  # fmt: skip
+
+
+def aliases_of(settings: BridgeSettings) -> dict[str, str]:
+    """Return the broker's names that no rule knows, to canonical symbols.
+
+    Raises:
+        SettingsError: one is not written NAME=SYMBOL, or is no possible name.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in settings.aliases.split(","))):
+        name, _, symbol = part.partition("=")
+        try:
+            found[name.strip()] = check_symbol(symbol.strip())
+        except DataError:
+            symbol = ""
+        if not symbol or not BROKER_SYMBOL.fullmatch(name.strip()):
+            raise SettingsError(f"FX_BRIDGE_ALIASES: {part[:70]!r} is no alias", mend="write GOLD.spot=XAUUSD, …")
+    return found
 
 
 def swap_points(item: Any, swap: float) -> float:

@@ -24,6 +24,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from fx_dagster.errors import DataError, FxError, PortInUseError, ServerError
+from fx_dagster.settings import BridgeSettings
 from resources.mt5.bridge import wire_pb2 as wire
 from resources.mt5.bridge.checks import (
     DAY_S,
@@ -37,7 +38,6 @@ from resources.mt5.bridge.checks import (
 )
 from resources.mt5.bridge.owner import OwnerLock, terminal_lock_name
 from resources.mt5.bridge.settings import (
-    BridgeSettings,
     Secrets,
     allowed_symbols,
     bridge_folder,

@@ -8,60 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import ValidationError
 
 from fx_dagster.errors import SettingsError
-from fx_dagster.settings import AbsolutePath, Port, Settings
+from fx_dagster.settings import BridgeSettings, Settings
 from resources.mt5.bridge.checks import SYMBOL
 
 PREFIX = "FX_BRIDGE_"
 TOKEN_LENGTH_MIN = 32
-
-
-class BridgeSettings(BaseSettings):
-    """The bridge to a MetaTrader 5 terminal: whom it may serve, where it listens, how long a call may take."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    terminal: Literal["metatrader5", "simulated"] = Field(
-        "metatrader5", description="The terminal of the MetaTrader5 package, or the simulated one."
-    )
-    terminal_path: str = Field("", description="Path of terminal64.exe; empty: the one that MetaTrader5 finds.")
-    simulated_address: str = Field(
-        "", description="Socket or pipe of a simulated terminal that runs; empty: the bridge starts its own."
-    )
-    login: Annotated[str, Field(pattern=r"^[0-9]{0,20}$")] = Field(
-        "", description="Login of the account; on another the bridge refuses to start."
-    )
-    server: Annotated[str, Field(max_length=128)] = Field("", description="The broker's server, as the terminal says.")
-    mode: Literal["demo", "real"] = Field("demo", description="What the account must be; else it refuses to start.")
-    password: SecretStr = Field(SecretStr(""), description="Of the account; empty: the terminal has logged in itself.")
-    symbols: str = Field("", description="The broker's names that are let through, comma-separated; empty: all.")
-    folder: AbsolutePath | None = Field(None, description="Keys and locks; empty: FX_HOME/bridge.")
-    host: str = Field("127.0.0.1", description="Address it listens on; any but loopback needs TLS and a token.")
-    port: Port = Field(8710, description="0: a free one.")
-    tls_certificate: AbsolutePath | None = Field(
-        None, description="PEM file with the certificate chain; at a client: to check the bridge's against."
-    )
-    tls_key: AbsolutePath | None = Field(None, description="PEM file with the private key; only its owner reads it.")
-    token: SecretStr = Field(SecretStr(""), description="What callers must show; at least 32 characters.")
-    secrets_file: AbsolutePath | None = Field(
-        None, description="File (mode 0600) with lines 'token …' and 'password …', in place of the two variables."
-    )
-    call_limit_s: PositiveFloat = Field(5.0, description="Longest question; then the worker is killed.")
-    order_limit_s: PositiveFloat = Field(15.0, description="Longest order; then the worker is killed, it is unknown.")
-    start_limit_s: PositiveFloat = Field(90.0, description="Longest start of a worker, with the terminal's.")
-    heartbeat_s: PositiveFloat = Field(2.0, description="Pause between two looks at the terminal.")
-    clock_error_ms: Annotated[int, Field(ge=0, le=60_000)] = Field(
-        500, description="How far a sender's clock may be ahead of the bridge's."
-    )
-    rows_max: Annotated[int, Field(ge=1, le=250_000)] = Field(200_000, description="Most rows of one answer.")
-    history_days_max: PositiveInt = Field(400, description="Longest window of one question about the past.")
 
 
 @dataclass(frozen=True)

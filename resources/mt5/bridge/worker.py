@@ -37,7 +37,7 @@ _PURPOSES = {
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker is told at its start; see :class:`resources.mt5.bridge.settings.BridgeSettings`."""
+    """What a worker is told at its start; see :class:`fx_dagster.settings.BridgeSettings`."""
 
     terminal: str
     terminal_path: str

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fx_dagster.errors import BrokerError, DataError, FencedError, ServerError, SettingsError
+from fx_dagster.settings import BridgeSettings
 from resources.mt5 import structures
 from resources.mt5.bridge import frames
 from resources.mt5.bridge import wire_pb2 as wire
@@ -23,7 +24,6 @@ from resources.mt5.bridge.client import BridgeAddress, read_rows
 from resources.mt5.bridge.guard import Expected, trading_refused, wrong_account
 from resources.mt5.bridge.owner import OwnerLock
 from resources.mt5.bridge.settings import (
-    BridgeSettings,
     Secrets,
     allowed_symbols,
     bridge_secrets,
