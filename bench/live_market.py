@@ -86,6 +86,11 @@ class MadeFeed:
 
     @property
     def problem(self) -> str:
+        """Nothing: it always can."""
+        return ""
+
+    @property
+    def remark(self) -> str:
         """Nothing that a person should know."""
         return ""
 

@@ -138,6 +138,11 @@ class ReplayFeed:
 
     @property
     def problem(self) -> str:
+        """Nothing: it always can."""
+        return ""
+
+    @property
+    def remark(self) -> str:
         """Nothing that a person should know."""
         return ""
 

@@ -144,8 +144,10 @@ def _of_broker(account: str, status: Mapping[str, Any]) -> list[Alert]:
         text = f"account {account}: nothing can be opened at the broker: {problem}"
         found.append(Alert("broker", Severity.CRITICAL, text, "fx bridge health; look at the terminal"))
     if problem := str(status.get("feed_problem") or ""):
-        text = f"account {account}: the feed: {problem}"
-        found.append(Alert("feed", Severity.WARNING, text, "fx bridge health; look at the terminal"))
+        text = f"account {account}: no ticks: {problem}"
+        found.append(Alert("feed", Severity.CRITICAL, text, "fx bridge health; look at the terminal"))
+    if remark := str(status.get("feed_remark") or ""):
+        found.append(Alert("clock", Severity.WARNING, f"account {account}: {remark}", "see that NTP runs"))
     return found
 
 

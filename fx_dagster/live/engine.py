@@ -481,12 +481,20 @@ class Engine:
         if not answering:
             return
         worst = max(answering, key=lambda record: record.level)
-        self._level_reason = worst.level_reason
-        if worst.level != self._level:
-            self._level = worst.level
-            name = status.LEVEL_NAMES[Level(worst.level)]
-            message = f"level {worst.level}, {name}: {worst.level_reason}".removesuffix(": ")
-            self._outbox.note("level", None, message, worst.time)
+        self._show_level(worst.level, worst.level_reason, worst.time)
+
+    def _watch_level(self) -> None:
+        """Show level 4 where no decision can tell it: without ticks there is none, however long."""
+        trouble = self._journal.problem or self._broker_problem or self._feed_problem
+        if trouble and self._level != Level.UNSET:
+            self._show_level(int(Level.EMERGENCY), trouble, self._core.clock[0])
+
+    def _show_level(self, level: int, reason: str, time: int) -> None:
+        self._level_reason = reason
+        if level != self._level:
+            self._level = level
+            name = status.LEVEL_NAMES[Level(level)]
+            self._outbox.note("level", None, f"level {level}, {name}: {reason}".removesuffix(": "), time)
 
     def _set_conditions(self, *, again: bool = False) -> None:
         """Tell the core what stands around it, and the tape if that is news, or ``again``."""
@@ -562,6 +570,7 @@ class Engine:
             if self._journal.fatal is not None:
                 raise self._journal.fatal
             self._watch_quotes()
+            self._watch_level()
             self._show("running")
             if self._parts.publisher is not None:
                 for quote in self._core.quotes():
@@ -618,6 +627,7 @@ class Engine:
             "journal_problem": self._journal.problem,
             "broker_problem": self._broker_problem,
             "feed_problem": self._feed_problem,
+            "feed_remark": self._feed.remark,
             "killed": kill.engaged,
             "ticks_dropped": self._queue.dropped,
             "ticks_waiting_max": self._queue.highest,

@@ -61,6 +61,11 @@ class TickFeed(Protocol):
 
     @property
     def problem(self) -> str:
+        """Why no ticks can come now; empty: they can."""
+        ...
+
+    @property
+    def remark(self) -> str:
         """What a person should know of it, though ticks come; empty: nothing."""
         ...
 

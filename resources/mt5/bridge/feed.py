@@ -59,7 +59,7 @@ class BridgeFeed:
         self._reader = self._reader_from(clock.now_ns())
         self._lock = threading.Lock()
         self._batches: list[TickBatch] = []
-        self._trouble: BrokerError | None = None
+        self._trouble = ""
         self._delivered_ns = 0
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -73,7 +73,12 @@ class BridgeFeed:
 
     @property
     def problem(self) -> str:
-        """What a person should know, though ticks come; empty: nothing."""
+        """Why no ticks come; empty: they can."""
+        return self._trouble
+
+    @property
+    def remark(self) -> str:
+        """What a person should know of this machine's clock; empty: nothing."""
         skew_ns = self._clock.skew_ns if isinstance(self._clock, QuotedClock) else 0
         if abs(skew_ns) <= SKEW_NS:
             return ""
@@ -103,17 +108,10 @@ class BridgeFeed:
         self._thread.start()
 
     def poll(self, room: int) -> TickBatch:  # noqa: ARG002 - a market does not wait for whoever looks on
-        """Return what came since the last call.
-
-        Raises:
-            BrokerError: nothing came because the terminal does not answer; it is asked again.
-        """
+        """Return what came since the last call; :attr:`problem` says why nothing does."""
         with self._lock:
             batches, self._batches = self._batches, []
-            trouble, self._trouble = self._trouble, None
         if not batches:
-            if trouble is not None:
-                raise trouble
             return empty_batch(self._delivered_ns, time.monotonic_ns())
         batch = joined(batches)
         self._delivered_ns = max(self._delivered_ns, batch.clock)
@@ -141,10 +139,9 @@ class BridgeFeed:
             if sum(len(batch) for batch in self._batches) < WAITING_MAX:
                 try:
                     self._read()
+                    self._trouble = ""
                 except BrokerError as error:
-                    with self._lock:
-                        self._trouble = error
-                    pause_s = PAUSE_S
+                    self._trouble, pause_s = str(error), PAUSE_S
                 self._tell()
             self._closing.wait(pause_s)
 
