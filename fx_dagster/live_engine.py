@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fx_dagster.core.state import CoreSpec
-from fx_dagster.core.trading import TradingCore
+from fx_dagster.core.trading import TradingCore, rehearse
 from fx_dagster.decision.config import paper_config
 from fx_dagster.decision.rows import MEMORY
 from fx_dagster.errors import DataError, FencedError, FxError, SettingsError
@@ -43,7 +43,7 @@ from resources.cache import LiveCache
 from resources.cached_models import CachedProvider
 from resources.drift_store import LiveDrift
 from resources.journal import JournalTarget, PostgresJournal
-from resources.live_feed import ReplayFeed, Tape, tape_of
+from resources.live_feed import ReplayFeed, Tape, tape_of, tick_spacing_s
 from resources.live_publisher import LivePublisher
 from resources.market import open_source
 from resources.market_states import FileMarketStates
@@ -384,11 +384,32 @@ def exit_code(error: FxError) -> int:
     return EXIT_ERROR
 
 
+def make_ready(settings: Settings) -> None:
+    """Load and compile what a session will run, on a market and an account of its own that nobody sees.
+
+    Raises:
+        DataError: the source makes a session impossible.
+        SettingsError: the settings do.
+    """
+    source = open_source(settings.source)
+    tape = tape_of(source, settings.live.replay_days)
+    info = FeedInfo(source.symbols(), source.base_timeframe(), tick_spacing_s(source), lossless=True)
+    rehearse(trading_core(settings, info, tape.start)[0])
+
+
 def main() -> int:
-    """Run one engine with the settings of the environment, for a supervisor."""
+    """Run one engine with the settings of the environment, for a supervisor.
+
+    With ``--standby`` it makes itself ready, and begins when it reads a line: :mod:`resources.standby`.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        ending = asyncio.run(run_engine(load_settings()))
+        settings = load_settings()
+        if "--standby" in sys.argv[1:]:
+            make_ready(settings)
+            if not sys.stdin.buffer.readline():
+                return EXIT_STOPPED
+        ending = asyncio.run(run_engine(settings))
     except FxError as error:
         _log.error("%s", error)
         return exit_code(error)

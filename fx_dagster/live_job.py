@@ -24,6 +24,7 @@ from fx_dagster.models.promotion import SHADOW_SUFFIX
 from fx_dagster.settings import Settings, load_settings
 from resources.live_store import LiveStore, StatusRow
 from resources.servers.process import ManagedProcess, child_environment, spawn
+from resources.standby import Standby
 
 JOB_NAME = "live_trading_job"
 ROLE_TAG = {"fx/role": "live"}
@@ -138,15 +139,16 @@ def tagged_settings(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def engine_starter(settings: Settings) -> Callable[[], ManagedProcess]:
-    """Return a function that starts the engine in a process that dies with this one."""
+    """Return a function that starts an engine, in a process that waits to be told and dies with this one."""
     log = "live-shadow.log" if settings.live.account.endswith(SHADOW_SUFFIX) else "live.log"
 
     def start() -> ManagedProcess:
         return spawn(
-            [sys.executable, "-m", "fx_dagster.live_engine"],
+            [sys.executable, "-m", "fx_dagster.live_engine", "--standby"],
             env=child_environment(settings),
             log=settings.logs / log,
             name="live engine",
+            listens=True,
         )
 
     return start
@@ -165,13 +167,18 @@ def supervise_live_session(context: dg.OpExecutionContext) -> None:
         run = context.instance.get_run_by_id(context.run_id)
         return run is None or run.is_finished
 
+    standby = Standby(engine_starter(settings))
     supervisor = Supervisor(
-        engine_starter(settings),
+        standby,
         restart_delay_s=settings.live.restart_delay_s,
         restarts_per_minute_max=settings.live.restarts_per_minute_max,
         on_tick=Heartbeat(settings, store, observe=observe, run_is_over=run_is_over),
     )
-    if supervisor.run() is Outcome.FENCED:
+    try:
+        outcome = supervisor.run()
+    finally:
+        standby.close()
+    if outcome is Outcome.FENCED:
         raise dg.Failure(
             f"account {settings.live.account} is traded by another engine; this one took no tick", allow_retries=False
         )

@@ -102,7 +102,6 @@ class Supervisor:
         self._tick_s = tick_s
         self._deaths: deque[float] = deque()
         self._last_words = ""
-        self._last_words = ""
         self._stopping = threading.Event()
 
     def stop(self) -> None:

@@ -58,6 +58,7 @@ class _Launch:
     user: SystemUser | None
     death_signal: int
     stop_signal: int
+    listens: bool
 
 
 class ManagedProcess:
@@ -99,6 +100,18 @@ class ManagedProcess:
             return False
         return True
 
+    def tell(self, line: bytes) -> bool:
+        """Write the one line that it waits for to its standard input, and end that; False: it does not wait."""
+        pipe = self._popen.stdin
+        if pipe is None or pipe.closed or not self.alive:
+            return False
+        try:
+            pipe.write(line)
+            pipe.close()
+        except OSError:
+            return False  # it has just ended
+        return True
+
     def stop(self, timeout_s: float = 10.0) -> None:
         """End it politely, and after ``timeout_s`` by force, with everything left in its session's process group."""
         if self.alive:
@@ -116,6 +129,8 @@ class ManagedProcess:
         except (ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
             self.signal(signal.SIGKILL)
         self._swept = self.wait(_KILL_WAIT_S)
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
         if self._swept:
             _registry.discard(self)
 
@@ -209,6 +224,7 @@ def spawn(
     user: SystemUser | None = None,
     stop_signal: int = signal.SIGTERM,
     death_signal: int = signal.SIGKILL,
+    listens: bool = False,
 ) -> ManagedProcess:
     """Start a program whose output goes to the end of ``log``.
 
@@ -221,6 +237,7 @@ def spawn(
         user: system user to become; only root can.
         stop_signal: how :meth:`ManagedProcess.stop` asks politely.
         death_signal: what the kernel sends it when this process dies (Linux).
+        listens: whether :meth:`ManagedProcess.tell` has something to tell it; otherwise its standard input is empty.
 
     Raises:
         ServerError: there is no such program, or the system refuses to start it.
@@ -237,6 +254,7 @@ def spawn(
         user=user,
         death_signal=int(death_signal),
         stop_signal=int(stop_signal),
+        listens=listens,
     )
     return _spawner.spawn(launch)
 
@@ -256,7 +274,7 @@ def _fork(launch: _Launch) -> ManagedProcess:
                 [*shim, *launch.argv],
                 env=launch.env,
                 cwd=launch.cwd,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if launch.listens else subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
