@@ -7,12 +7,13 @@ PY := $(BIN)/python
 PYTHON = $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v $$p && break; done)
 
-.PHONY: help setup demo test bench plants lint lock clean
+.PHONY: help setup demo test bench plants simulate lint lock clean
 
 help:
 	@echo "make demo    set everything up and run the main job on real data (ARGS='--help' tells of its options)"
 	@echo "make test    set up what is missing, then run every check and test"
 	@echo "make bench   measure this project beside its peers and write docs/benchmarks.md (ARGS=--quick is short)"
+	@echo "make simulate  run the production engine in a simulated world, SEEDS=1000 of them (docs/reliability.md)"
 	@echo "make plants  plant bugs in copies of the project and see that tests catch each (docs/testing.md)"
 	@echo "make setup   only set up: .venv with the locked packages and Triton's runtime"
 	@echo "make lint    only style, types and the rules of who may import whom"
@@ -42,6 +43,10 @@ test: lint
 
 bench: setup
 	@$(PY) -m bench $(ARGS)
+
+SEEDS ?= 1000
+simulate: setup
+	@$(PY) -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 plants: setup
 	@$(PY) -m tests.plants $(ARGS)
