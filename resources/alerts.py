@@ -216,7 +216,7 @@ class AlertWatch:
             kill_reason=kill.reason if kill.engaged else None,
             level_age_s=_age_s(levels[0]["at"]) if levels else None,
             decisions={symbol: outcome_of(one) for symbol, one in newest.items()},
-            doubtful=self._reads.doubtful_orders(session),
+            doubtful=self._store.doubtful_orders(account),
             disk_free=disk,
         )
 

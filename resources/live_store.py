@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
+from fx_dagster.errors import JournalError
 from resources.postgres import connect
 
 
@@ -63,6 +64,14 @@ class StatusRow:
     status: dict[str, Any]
 
 
+DOUBTFUL: LiteralString = """
+SELECT o.client_order_id, o.symbol, o.purpose, o.lots,
+    CASE WHEN h.held_ns IS NULL THEN o.state ELSE 'held' END AS state,
+    coalesce(h.reason, o.message) AS reason, EXTRACT(epoch FROM now() - o.journalled_at)::float8 AS age_s
+FROM trade_order o LEFT JOIN held_order h ON h.client_order_id = o.client_order_id AND h.released_ns IS NULL
+WHERE o.account = %s AND o.state = 'unknown' ORDER BY o.journalled_at DESC, o.client_order_id LIMIT 50"""
+
+
 class LiveStore:
     """Reads and steers live sessions.
 
@@ -106,6 +115,31 @@ class LiveStore:
                 "INSERT INTO kill_switch_log (account, engaged, flatten, reason, by_whom)"
                 " VALUES (%(account)s, %(engaged)s, %(flatten)s, %(reason)s, %(by_whom)s)",
                 values,
+            )
+
+    def doubtful_orders(self, account: str) -> list[dict[str, Any]]:
+        """Return the orders that the broker may have or not, newest first; state ``held``: they wait for a person.
+
+        Each has ``client_order_id, symbol, purpose, lots, state, reason, age_s``.
+        """
+        return self._rows(DOUBTFUL, account)
+
+    def decide_held(self, account: str, key: int, *, by_whom: str) -> None:
+        """Write a person's word that the broker does not have a held order; the account's engine then acts on it.
+
+        Raises:
+            JournalError: no such order is held.
+        """
+        with connect(self._url, name="fx orders") as connection:
+            cursor = connection.execute(
+                "UPDATE held_order SET verdict = 'not_sent', by_whom = %s, decided_at = now()"
+                " WHERE account = %s AND client_order_id = %s AND released_ns IS NULL AND verdict IS NULL",
+                (by_whom, account, key),
+            )
+            decided = cursor.rowcount
+        if decided != 1:
+            raise JournalError(
+                f"account {account} holds no order {key} that waits for a word", mend="fx orders list shows them"
             )
 
     def begin_anew(self, account: str) -> None:

@@ -354,21 +354,6 @@ async def held(connection: Connection, account: str) -> tuple[tuple[int, str, bo
     return tuple((int(row[0]), str(row[1]), bool(row[2])) for row in await cursor.fetchall())
 
 
-async def decide_held(connection: Connection, account: str, key: int, *, by_whom: str) -> None:
-    """Write a person's word that the broker does not have a held order; the account's engine then acts on it.
-
-    Raises:
-        JournalError: no such order is held.
-    """
-    cursor = await connection.execute(
-        "UPDATE held_order SET verdict = 'not_sent', by_whom = %s, decided_at = now()"
-        " WHERE account = %s AND client_order_id = %s AND released_ns IS NULL AND verdict IS NULL",
-        (by_whom, account, key),
-    )
-    if cursor.rowcount != 1:
-        raise JournalError(f"account {account} holds no order {key} that waits for a word", mend="list the held orders")
-
-
 # -- exits that were sent without the journal --------------------------------------------------------------------------
 
 

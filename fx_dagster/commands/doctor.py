@@ -90,6 +90,7 @@ def examine(home: Path | None) -> Iterator[Finding]:
         check_postgres,
         check_valkey,
         check_triton,
+        check_bridge,
         check_ports,
         check_servers,
     )
@@ -270,6 +271,27 @@ def check_triton(settings: "Settings") -> Iterator[Finding]:
             yield Finding("Triton", "warn", f"does not run: {said}", "make clean setup, or set FX_TRITON_URL")
     except FxError as error:
         yield _from_error("Triton", error, "warn")
+
+
+def check_bridge(settings: "Settings") -> Iterator[Finding]:
+    """Yield whether the bridge that sessions trade at is there; nothing where they trade on paper."""
+    if settings.live.broker == "paper":
+        return
+    from resources.mt5.bridge.client import open_client
+    from resources.mt5.bridge.settings import require_account
+
+    try:
+        require_account(settings.bridge)
+        with open_client(settings.bridge) as client:
+            health = client.require(login=settings.bridge.login, mode=settings.bridge.mode)
+    except FxError as error:
+        yield _from_error("bridge", error)
+        return
+    account = f"account {health.login} at {health.server} ({health.mode}{', simulated' if health.simulated else ''})"
+    if health.trading_allowed:
+        yield Finding("bridge", "ok", f"answers: {account}")
+    else:
+        yield Finding("bridge", "warn", f"{account} may not trade: {health.trading_reason}", "see the terminal")
 
 
 def check_ports(settings: "Settings") -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from resources.control.auth import Caller, Gate, Role
 from resources.control.errors import Problem, Refused, refusal_of
 from resources.control.limits import BODY_BYTES_MAX, BodyLimit
 from resources.control.protocols import Drills, NoDrills, ReleaseSwitch
-from resources.control.reads import ROWS_MAX, SAFE_INTEGER, SessionReads
+from resources.control.reads import ROWS_MAX, SAFE_INTEGER, SessionReads, plain
 from resources.control.settings import ControlSettings
 from resources.control.store import AuditEntry, ControlStore
 from resources.live_store import LiveStore
@@ -372,6 +372,10 @@ def _reads(parts: ControlParts, hub: stream.Hub, engine: stream.EngineFeed) -> A
     def orders(limit: Limit = 100) -> Rows:
         return rows(lambda session: reads.orders(session, limit=limit))
 
+    @router.get("/orders/doubtful", summary="Orders that the broker may have or not; held: for a person to decide")
+    def doubtful() -> list[dict[str, Any]]:
+        return [plain(row) for row in parts.live.doubtful_orders(parts.account)]
+
     @router.get("/deals", summary="Deals of the newest session")
     def deals(limit: Limit = 100) -> Rows:
         return rows(lambda session: reads.deals(session, limit=limit))
@@ -529,6 +533,21 @@ def _orders(parts: ControlParts) -> APIRouter:
             return {"level_ceiling": order.level}
 
         return desk.do(request, "level", order.model_dump(), action)
+
+    @router.post(
+        "/orders/{key}/not-sent", summary="Say that the broker does not have a held order", openapi_extra=_FRESH
+    )
+    def not_sent(
+        request: Request, order: _Order,
+        key: Annotated[str, Path(pattern=r"^[1-9][0-9]{0,18}$", description="Of GET /v1/orders/doubtful.")],
+    ) -> Done:  # fmt: skip
+        def action(by_whom: str) -> dict[str, Any]:
+            if int(key) >= 2**63:
+                raise Refused(422, f"{key} is no order's key", "GET /v1/orders/doubtful lists them")
+            live.decide_held(account, int(key), by_whom=by_whom)
+            return {"client_order_id": key, "verdict": "not_sent"}
+
+        return desk.do(request, "not-sent", {"key": key, **order.model_dump()}, action)
 
     _long_orders(router, parts, desk)
     return router

@@ -52,10 +52,6 @@ SELECT l.session_id, l.epoch, l.pid, l.host, l.beat_at, l.status, s.state AS ses
     extract(epoch FROM now() - l.beat_at)::float8 AS age_s
 FROM live_status l JOIN live_session s USING (session_id) WHERE l.account = %(account)s"""
 
-_OPEN_ORDERS = """
-SELECT client_order_id, symbol, state, EXTRACT(epoch FROM now() - journalled_at)::float8 AS age_s FROM trade_order
-WHERE session_id = %(session)s AND state IN ('unknown', 'held') ORDER BY sequence DESC LIMIT 50"""
-
 
 def plain(value: Any) -> Any:
     """Return a value of PostgreSQL as JSON has it."""
@@ -130,10 +126,6 @@ class SessionReads:
     def events(self, session: int, *, above: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         """Return events with an id above ``above``, newest first."""
         return self._ask(_EVENTS, session=session, above=above, limit=limit)
-
-    def doubtful_orders(self, session: int) -> list[dict[str, Any]]:
-        """Return the orders that the broker may have or not, or that wait for a person."""
-        return self._ask(_OPEN_ORDERS, session=session)
 
     def newest_by_symbol(self, session: int) -> dict[str, dict[str, Any]]:
         """Return the newest decision of each symbol that is among the session's newest 500."""

@@ -27,6 +27,7 @@ from fx_dagster.settings import CostSettings, Settings, load_settings
 from resources import order_store
 from resources.journal import JournalTarget, PostgresJournal
 from resources.live_feed import ReplayFeed, tape_of
+from resources.live_store import LiveStore
 from resources.market import open_source
 from resources.market.sample import SampleSource
 from resources.mt5.clock import SteppedClock
@@ -200,9 +201,10 @@ def test_a_person_says_that_the_broker_does_not_have_an_order(url: str, tmp_path
             await one.turn(310.0)
             assert (await one.in_journal())[key] is OrderState.UNKNOWN
             one.terminal.mend_connection()
-            connection = await connect_async(url, name="person")
-            await order_store.decide_held(connection, "real", key, by_whom="me")
-            await connection.close()
+            store = LiveStore(url)
+            (doubt,) = store.doubtful_orders("real")
+            assert (doubt["client_order_id"], doubt["state"]) == (key, "held")
+            store.decide_held("real", key, by_whom="me")
             await one.turn()
             await one.turn()
             assert (await one.in_journal())[key] is OrderState.CANCELLED

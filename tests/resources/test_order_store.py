@@ -39,6 +39,7 @@ from fx_dagster.execution.lifecycle import (
 from fx_dagster.execution.orders import DealReason, OrderIntent, OrderState, Purpose, Transition
 from resources import order_store
 from resources.exit_log import ExitLog
+from resources.live_store import LiveStore
 from resources.order_store import Writer
 from resources.postgres import connect, connect_async, migrate
 
@@ -271,11 +272,16 @@ def test_a_held_order_waits_for_a_persons_word(url: str, writer: Writer) -> None
         events = (Sent(1, 101), Doubted(1, 105, "restart"), Held(1, 900, "no view"))
         await order_store.record(connection, steps_of(book, *events), writer)
         assert await order_store.held(connection, "real") == ((1, "no view", False),)
+        await connection.commit()
+        person = LiveStore(url)
+        assert [(row["client_order_id"], row["state"], row["reason"]) for row in person.doubtful_orders("real")] == [
+            (1, "held", "no view")
+        ]
         with pytest.raises(JournalError, match="holds no order 2"):
-            await order_store.decide_held(connection, "real", 2, by_whom="me")
-        await order_store.decide_held(connection, "real", 1, by_whom="me")
+            person.decide_held("real", 2, by_whom="me")
+        person.decide_held("real", 1, by_whom="me")
         with pytest.raises(JournalError, match="waits for a word"):
-            await order_store.decide_held(connection, "real", 1, by_whom="another")
+            person.decide_held("real", 1, by_whom="another")
         assert await order_store.held(connection, "real") == ((1, "no view", True),)
         word = steps_of(book, NotSent(1, 950, "said by me", by_operator=True))
         await order_store.record(connection, word, writer)
