@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from fx_dagster.errors import FxError, ReleaseError, ServerError, SettingsError
+from fx_dagster.errors import FxError, JournalError, ReleaseError, ServerError, SettingsError
 from resources.postgres import unreachable
 
 _log = logging.getLogger("fx_dagster.control")
@@ -62,7 +62,9 @@ def refusal_of(error: Exception) -> Refused:
     if isinstance(error, psycopg.OperationalError):
         error = unreachable(error)
     if isinstance(error, FxError):
-        status = 503 if isinstance(error, ServerError) else 409 if isinstance(error, ReleaseError) else 400
+        status = (
+            503 if isinstance(error, ServerError) else 409 if isinstance(error, ReleaseError | JournalError) else 400
+        )
         status = 503 if isinstance(error, SettingsError) else status  # settings are this server's, not the caller's
         return Refused(status, str(error.args[0]), error.mend or "see the log of the control server")
     return Refused(500, "a fault in the control server", "its log says more")

@@ -10,7 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from fx_dagster.cli import build
 from fx_dagster.errors import ServerError
 from resources.control.auth import Role, create_token
 from resources.control.protocols import Drill, DrillOutcome, ReleaseCommands
@@ -282,3 +284,51 @@ def test_the_description_names_every_error_and_both_headers(control: Any) -> Non
             for status, response in operation["responses"].items():
                 if status != "200":
                     assert response["content"]["application/json"]["schema"] == problem
+
+
+def hold(url: str, session: Any, key: int) -> None:
+    session.order(key, "unknown")
+    with connect(url) as connection:
+        connection.execute(
+            "INSERT INTO held_order (client_order_id, account, held_ns, reason, epoch)"
+            " VALUES (%s, 'paper', 7, 'never shown', 1)",
+            (key,),
+        )
+
+
+def verdicts(url: str) -> list[tuple[Any, ...]]:
+    with connect(url) as connection:
+        return connection.execute("SELECT client_order_id, verdict, by_whom FROM held_order").fetchall()
+
+
+def test_a_persons_word_on_a_held_order_is_taken_once(control: Any, url: str, session: Any) -> None:
+    key = 2**62 + 1
+    session.order(key + 1, "unknown")
+    hold(url, session, key)
+    doubtful = control.get("/v1/orders/doubtful").json()
+    assert {row["client_order_id"]: row["state"] for row in doubtful} == {str(key): "held", str(key + 1): "unknown"}
+    assert control.post(f"/v1/orders/{key}/not-sent", token=control.read).status_code == 403
+    assert control.post(f"/v1/orders/{key + 1}/not-sent").status_code == 409, "it is not held: the broker may show it"
+    for wrong in ("0", "-1", "x", str(2**63)):
+        assert control.post(f"/v1/orders/{wrong}/not-sent").status_code == 422
+    assert verdicts(url) == [(key, None, None)]
+    assert control.post(f"/v1/orders/{key}/not-sent").json()["result"]["verdict"] == "not_sent"
+    assert control.post(f"/v1/orders/{key}/not-sent").status_code == 409
+    assert verdicts(url) == [(key, "not_sent", "control:operateer")]
+
+
+def test_fx_orders_lists_what_is_in_doubt_and_takes_a_persons_word(
+    url: str, session: Any, free_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FX_POSTGRES_URL", url)
+    app, runner = build(), CliRunner()
+    listed = runner.invoke(app, ["orders", "list"])
+    assert listed.exit_code == 0
+    hold(url, session, 77)
+    listed = runner.invoke(app, ["orders", "list", "--json"])
+    assert listed.exit_code == 1, "one waits for a person"
+    assert [(row["client_order_id"], row["reason"]) for row in json.loads(listed.stdout)] == [("77", "never shown")]
+    assert runner.invoke(app, ["orders", "not-sent", "77", "--json"]).exit_code == 0
+    ((key, verdict, _),) = verdicts(url)
+    assert (key, verdict) == (77, "not_sent")
+    assert runner.invoke(app, ["orders", "not-sent", "78"]).exit_code != 0
