@@ -27,6 +27,9 @@ _GAUGES = {
     "positions": ("fx_positions", "Open positions."),
     "release": ("fx_release", "Release of models that answered last; 0: none."),
     "ticks_waiting": ("fx_queue_ticks", "Ticks that wait in the engine's queue."),
+    "orders_open": ("fx_orders_open", "Orders at a real broker that are not at their end."),
+    "orders_unknown": ("fx_orders_unknown", "Orders that the real broker may have or not."),
+    "orders_held": ("fx_orders_held", "Orders that wait for a person's word."),
     "ticks_waiting_max": ("fx_queue_ticks_max", "Most ticks that ever waited in the engine's queue."),
 }
 _COUNTERS = {
@@ -40,7 +43,7 @@ _COUNTERS = {
     "model_failures": ("fx_model_failures", "Questions that the models did not answer in time and in range."),
     "gaps": ("fx_gaps", "Gaps of the tick stream inside sessions."),
 }
-_PROBLEMS = ("journal_problem", "model_problem", "feed_problem")
+_PROBLEMS = ("journal_problem", "model_problem", "feed_problem", "feed_remark", "broker_problem")
 
 
 class SessionCollector:
