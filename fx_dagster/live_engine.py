@@ -140,6 +140,7 @@ async def _journal(settings: Settings, options: RunOptions, window: tuple[int, i
         window=window,
         restart=options.restart,
         stale_s=settings.live.heartbeat_stale_s,
+        realtime=settings.live.broker != "paper",
     )
     journal = await PostgresJournal.open(settings.postgres.url.get_secret_value(), target)
     try:

@@ -39,6 +39,7 @@ EXPECTED = {
     "stress_test": ("evaluation", ("backtest",)),
     "trial_review": ("evaluation", ("backtest", "model_comparison")),
     "live_session": ("live", ("served_release",)),
+    "availability": ("live", ("live_session",)),
     "feature_drift": ("drift", ("live_session", "served_release")),
     "prediction_drift": ("drift", ("labels", "live_session", "served_release")),
     "combinatorial_paths": ("research", ("features", "labels")),
@@ -88,7 +89,7 @@ def test_what_later_assets_learn_from_is_guarded_by_blocking_checks(definitions)
         for spec in found.check_specs
         if spec.blocking
     }
-    watched_only = {"live_session", "feature_drift", "prediction_drift"}
+    watched_only = {"live_session", "feature_drift", "prediction_drift", "availability"}
     assert set(EXPECTED) - watched_only <= guarded
 
 
