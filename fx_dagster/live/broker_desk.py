@@ -342,6 +342,8 @@ class BrokerDesk:
         problem = seen.view.problem or seen.problem
         if account is not None and not account.trade_allowed:
             problem = problem or "the broker or its terminal lets no program trade"
+        if account is not None and account.margin_used > max(account.equity, 0.0):
+            problem = problem or f"margin call: equity is {account.equity / account.margin_used:.0%} of bound margin"
         if problem != self._blind:
             self._tell("broker", None, problem or "the broker answers")
         self._blind = problem

@@ -91,7 +91,7 @@ def test_a_silence_is_an_outage_and_a_restart_never_goes_on_with_a_row(url: str)
         assert len(spans(url)) == 1, "a fresh one goes on"
         await connection.execute("UPDATE live_span SET ended_at = now() - make_interval(secs => %s)", (FRESH_S + 1,))
         await note_span(connection, writer, status())
-        assert [row[5] for row in spans(url)] == [940, 0]
+        assert [row[5] for row in spans(url)] == [pytest.approx(940, abs=20), 0]
         await note_span(connection, SpanWriter("paper", writer.session_id, 2, realtime=False), status())
         assert [row[0] for row in spans(url)] == [1, 1, 2]
         await connection.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from fx_dagster.errors import BrokerError, DataError, SettingsError
+from fx_dagster.errors import BrokerError, DataError, SettingsError, UnknownSymbolError
 from fx_dagster.execution.broker import (
     TEXT_MAX,
     Accepted,
@@ -268,7 +268,16 @@ class BridgeBroker:
         )  # fmt: skip
 
     def _specification(self, symbol: str) -> BrokerSpecification:
-        reply = self._asked("Symbols", wire.SymbolsRequest(names=[self._names().broker(symbol)]))
+        name = self._names().broker(symbol)
+        try:
+            reply = self._asked("Symbols", wire.SymbolsRequest(names=[name]))
+        except BrokerError:
+            if all(item.name != name for item in self._asked("Symbols", wire.SymbolsRequest()).symbols):
+                # The names that this session began with stay: its ticks and positions are of the old one.
+                raise UnknownSymbolError(
+                    f"the broker has no {name} any more for {symbol}", mend="restart the session, which looks anew"
+                ) from None
+            raise
         if len(reply.symbols) != 1:
             raise BrokerError(f"the terminal tells {len(reply.symbols)} specifications of {symbol}", mend="ask again")
         (item,) = reply.symbols
