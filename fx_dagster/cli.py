@@ -17,7 +17,7 @@ from fx_dagster.errors import FxError
 from resources.servers import interrupts
 
 COMMANDS = (
-    "demo", "data", "train", "backtest", "ab", "live", "control", "bridge",
+    "demo", "data", "train", "backtest", "ab", "live", "drill", "availability", "control", "bridge",
     "explain", "replay", "release", "servers", "doctor", "settings",
 )  # fmt: skip
 """Modules of :mod:`fx_dagster.commands`, in the order of ``fx --help``."""

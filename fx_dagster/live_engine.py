@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from fx_dagster.live.model_desk import ModelDesk
 from fx_dagster.live.protocols import FeedInfo, ModelProvider, TickFeed
 from fx_dagster.live.records import SessionState
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
+from fx_dagster.live.surroundings import ClockWatch, RoomWatch, WatchedJournal, free_bytes
 from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.source import MarketSource
 from fx_dagster.market.timeframes import Timeframe
@@ -259,12 +261,13 @@ def _parts(
 ) -> EngineParts:  # fmt: skip
     session, clock, core = journal.session, WallClock(), account.core
     states = FileMarketStates(settings.live_state / "market")
+    room = RoomWatch(partial(free_bytes, (settings.live_state,)))
     return EngineParts(
         account=settings.live.account,
         core=core,
         desk=account.desk,
         feed=feed,
-        journal=journal,
+        journal=WatchedJournal(journal, room, ClockWatch(clock)),
         models=ModelDesk(
             provider,
             feature_hash=core.spec.catalogue.hash,

@@ -6,6 +6,7 @@ import dagster as dg
 import psycopg
 
 from assets.partitions import SYMBOLS
+from fx_dagster.drill_schedule import weekly_drills
 from fx_dagster.errors import FxError
 from fx_dagster.jobs import drift_job, ingest_job, research_job, training_job
 from fx_dagster.settings import load_settings
@@ -75,4 +76,35 @@ def hourly_drift() -> dg.RunRequest | dg.SkipReason:
     return dg.RunRequest()
 
 
-SCHEDULES = (daily_ingestion, weekly_retraining, monthly_research, hourly_drift)
+availability_job = dg.define_asset_job(
+    "availability_job",
+    selection=dg.AssetSelection.assets("availability"),
+    executor_def=dg.in_process_executor,
+    description="Count how much of its market's time the live engine could decide, and compare it with the target.",
+)
+
+
+@dg.schedule(
+    job=availability_job,
+    cron_schedule="50 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every hour, once the account has had a live session: how much of the time could it decide?",
+)
+def hourly_availability() -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run, whether an engine is alive or not: that is what is counted."""
+    settings = load_settings()
+    url, account = settings.postgres.url.get_secret_value(), settings.live.account
+    if not url:
+        return dg.SkipReason("FX_POSTGRES_URL is not set: no live session is recorded")
+    try:
+        migrate(url)
+        session = LiveStore(url).last_session(account)
+    except (FxError, psycopg.Error) as error:
+        return dg.SkipReason(f"the journal cannot be read: {error}")
+    if session is None:
+        return dg.SkipReason(f"account {account} never had a live session")
+    return dg.RunRequest()
+
+
+SCHEDULES = (daily_ingestion, weekly_retraining, monthly_research, hourly_drift, hourly_availability, weekly_drills)

@@ -8,11 +8,13 @@ and is written then. Nothing here blocks the event loop, and no caller waits for
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Self
 
@@ -21,6 +23,7 @@ import psycopg
 from fx_dagster.errors import FencedError, FxError, JournalError, ServerError
 from fx_dagster.live.records import JournalEntry, KillSwitch, SessionState
 from resources import account_lease, live_rows
+from resources.availability_store import SpanPace, SpanWriter, note_span
 from resources.postgres import connect_async
 
 BATCH_MAX = 64
@@ -30,6 +33,7 @@ BEAT_S = 1.0
 ANSWER_S = 1.5
 """Silence of the server after which the journal is not trusted."""
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0)
+_log = logging.getLogger("fx_dagster.live")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class JournalTarget:
         window: first and last (exclusive) market time (ns UTC) of a new session.
         restart: begin a new session even if there is one to resume or a finished one.
         stale_s: age of a heartbeat from which its engine is overtaken.
+        realtime: whether the market is a real one, which closes on weekends and waits for nobody.
     """
 
     account: str
@@ -49,6 +54,12 @@ class JournalTarget:
     window: tuple[int, int]
     restart: bool = False
     stale_s: float = 45.0
+    realtime: bool = False
+
+
+def _told_by(status: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what somebody may wait for: a status that says something else is written at once."""
+    return tuple(status.get(name) for name in ("state", "killed", "level"))
 
 
 @dataclass
@@ -64,8 +75,9 @@ class PostgresJournal:
     """Implements :class:`fx_dagster.live.protocols.Journal`. Made by :meth:`open`, ended by :meth:`close`."""
 
     def __init__(
-        self, url: str, account: str, epoch: int, session: SessionState, connection: psycopg.AsyncConnection
-    ) -> None:
+        self, url: str, account: str, epoch: int, session: SessionState, connection: psycopg.AsyncConnection,
+        *, realtime: bool = False,
+    ) -> None:  # fmt: skip
         self.account = account
         self.epoch = epoch
         self.session = session
@@ -74,9 +86,13 @@ class PostgresJournal:
         self._pending: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._problems: dict[str, str] = {}
+        self._lately: dict[str, str] = {}
         self._fatal: FxError | None = None
         self._switch = KillSwitch()
         self._status: Mapping[str, Any] | None = None
+        self._told: tuple[object, ...] = ()
+        self._spans = SpanWriter(account, session.session_id, epoch, realtime)
+        self._span_pace = SpanPace()
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -98,7 +114,7 @@ class PostgresJournal:
                     window=target.window,
                     restart=target.restart,
                 )
-            journal = cls(url, target.account, epoch, session, connection)
+            journal = cls(url, target.account, epoch, session, connection, realtime=target.realtime)
             journal._switch = await live_rows.read_kill_switch(connection, target.account)
             return journal
         except BaseException:
@@ -239,7 +255,7 @@ class PostgresJournal:
 
     async def _reconnect(self, who: str, attempt: int, error: BaseException) -> None:
         """Note why the server is away, wait a little, and try a new connection; the caller tries its work again."""
-        self._problems[who] = f"PostgreSQL is away ({' '.join(str(error).split())[:200]})"
+        self._note_problem(who, f"PostgreSQL is away ({' '.join(str(error).split())[:200]})")
         await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
         with contextlib.suppress(psycopg.Error, OSError):
             await self._writer.close()
@@ -258,25 +274,31 @@ class PostgresJournal:
         try:
             done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
             if not done:
-                self._problems[who] = f"PostgreSQL has been silent for {ANSWER_S:g} s"
+                self._note_problem(who, f"PostgreSQL has been silent for {ANSWER_S:g} s")
             await task
         except asyncio.CancelledError:
             task.cancel()
             raise
         self._problems.pop(who, None)
 
+    def _note_problem(self, who: str, problem: str) -> None:
+        """Note why the journal cannot be trusted, and since when: no status can be written meanwhile."""
+        if not self._problems:
+            self._lately = {"problem": problem, "since": datetime.now(UTC).isoformat()}
+        self._problems[who] = problem
+
     async def _control_forever(self) -> None:
         while self._fatal is None:
             try:
                 connection = await connect_async(self._url, name=f"fx live {self.account} control")
             except ServerError as error:
-                self._problems["control"] = str(error)
+                self._note_problem("control", str(error))
                 await asyncio.sleep(_BACKOFF_S[-1])
                 continue
             try:
                 await self._control(connection)
             except (psycopg.Error, OSError) as error:
-                self._problems["control"] = f"PostgreSQL is away ({' '.join(str(error).split())[:200]})"
+                self._note_problem("control", f"PostgreSQL is away ({' '.join(str(error).split())[:200]})")
             finally:
                 with contextlib.suppress(psycopg.Error, OSError):
                     await connection.close()
@@ -286,7 +308,7 @@ class PostgresJournal:
         next_beat = 0.0
         while self._fatal is None:
             await self._watched("control", self._read_switch(connection))
-            if self._status is not None and loop.time() >= next_beat:
+            if self._status is not None and (loop.time() >= next_beat or _told_by(self._status) != self._told):
                 next_beat = loop.time() + BEAT_S
                 await self._watched("control", self._write_beat(connection))
             await asyncio.sleep(POLL_S)
@@ -295,15 +317,30 @@ class PostgresJournal:
         self._switch = await live_rows.read_kill_switch(connection, self.account)
 
     async def _write_status(self, connection: psycopg.AsyncConnection, status: Mapping[str, Any]) -> bool:
-        return await live_rows.write_status(
+        written = await live_rows.write_status(
             connection,
             account=self.account,
             session_id=self.session.session_id,
             epoch=self.epoch,
             pid=os.getpid(),
             host=socket.gethostname(),
-            status=status,
+            status={**status, "journal_lately": self._lately},
         )
+        self._told = _told_by(status)
+        if written and self._span_pace.due(status):
+            await self._note_span(connection, status)
+        return written
+
+    async def _note_span(self, connection: psycopg.AsyncConnection, status: Mapping[str, Any]) -> None:
+        """Write for how long the engine has been able to decide; what is wrong with that never stops it."""
+        try:
+            async with connection.transaction():
+                await note_span(connection, self._spans, status)
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
+            _log.warning("availability is not recorded: %s", " ".join(str(error).split()))
+        except BaseException:
+            self._span_pace.forget()  # nobody knows whether it arrived
+            raise
 
     async def _write_beat(self, connection: psycopg.AsyncConnection) -> None:
         if not await self._write_status(connection, self._status or {}):

@@ -34,6 +34,7 @@ from fx_dagster.report.summary import (
 )
 from fx_dagster.settings import Settings, variables
 from resources import dagster_runs
+from resources.availability_store import AvailabilityStore
 from resources.lake import Lake
 from resources.live_store import LiveStore
 from resources.releases import ReleaseStore
@@ -155,6 +156,9 @@ def _live(
         bare_call_ms=tuple(baselines["latency_ms"].astype(float)),
         trades=int(deals["closing"].sum()) if len(deals) else 0,
         net_return=float(equity["equity"].iloc[-1] / settings.risk.initial_balance - 1) if len(equity) else None,
+        uptime=AvailabilityStore(settings.postgres.url.get_secret_value())
+        .of_session(settings.live.account, session.session_id)
+        .decision,
         killed_at=outcome.killed_at,
         server_back_at=outcome.server_back_at,
     )

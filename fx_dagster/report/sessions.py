@@ -37,7 +37,7 @@ def summarise_live(
         bare_call_ms: durations of bare Triton calls.
         trades: closed paper trades.
         net_return: of the paper account.
-        uptime: share of the session in which the engine was alive.
+        uptime: share of the time in which its market was open that the engine could decide.
         killed_at: when Triton was killed on purpose; None: it was not.
         server_back_at: when it answered again.
     """

@@ -218,7 +218,9 @@ class LiveSummary(_Part):
     bare_call: Latency = Field(
         description="The same request sent to Triton by itself, nothing else running: the floor."
     )
-    uptime: Share | None = Field(None, description="Share of the session in which the engine was alive.")
+    uptime: Share | None = Field(
+        None, description="Share of the time in which its market was open that the engine could decide."
+    )
     kill_drill: KillDrill | None = Field(None, description="Null: no server was killed in this session.")
 
 
