@@ -7,7 +7,7 @@ PY := $(BIN)/python
 PYTHON = $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v $$p && break; done)
 
-.PHONY: help setup demo test bench plants simulate lint lock clean
+.PHONY: help setup demo test bench plants simulate audit lint lock clean
 
 help:
 	@echo "make demo    set everything up and run the main job on real data (ARGS='--help' tells of its options)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   measure this project beside its peers and write docs/benchmarks.md (ARGS=--quick is short)"
 	@echo "make simulate  run the production engine in a simulated world, SEEDS=1000 of them (docs/reliability.md)"
 	@echo "make plants  plant bugs in copies of the project and see that tests catch each (docs/testing.md)"
+	@echo "make audit   look for known vulnerabilities in the locked packages"
 	@echo "make setup   only set up: .venv with the locked packages and Triton's runtime"
 	@echo "make lint    only style, types and the rules of who may import whom"
 	@echo "make lock    resolve requirements.lock anew from pyproject.toml"
@@ -31,6 +32,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml .ci/bootstrap.py
 
 demo: setup
 	@$(BIN)/fx demo $(ARGS)
+
+audit: setup
+	@$(PY) .ci/audit.py
 
 lint: setup
 	$(BIN)/ruff check .

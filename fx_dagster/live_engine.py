@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from fx_dagster.live.model_desk import ModelDesk
 from fx_dagster.live.protocols import FeedInfo, ModelProvider, TickFeed
 from fx_dagster.live.records import SessionState
 from fx_dagster.live.supervisor import EXIT_FENCED, EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED
+from fx_dagster.live.surroundings import ClockWatch, RoomWatch, WatchedJournal, free_bytes
 from fx_dagster.market.instruments import Instrument, instrument
 from fx_dagster.market.timeframes import SECOND_NS, Timeframe, bar_open
 from fx_dagster.models.answer import DIRECTIONS
@@ -259,12 +261,13 @@ def _parts(
 ) -> EngineParts:  # fmt: skip
     session, clock, core = journal.session, WallClock(), account.core
     states = FileMarketStates(settings.live_state / "market")
+    room = RoomWatch(partial(free_bytes, (settings.live_state,)))
     return EngineParts(
         account=settings.live.account,
         core=core,
         desk=account.desk,
         feed=feed,
-        journal=journal,
+        journal=WatchedJournal(journal, room, ClockWatch(clock)),
         models=ModelDesk(
             provider,
             feature_hash=core.spec.catalogue.hash,

@@ -58,7 +58,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], Found]:
                 raise DataError(f"snapshot ends inside {name}", mend=_MEND)
             at += length
         return dict(header["facts"]), arrays
-    except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"snapshot cannot be read: {error}", mend=_MEND) from error
@@ -76,15 +76,23 @@ def fill(target: Arrays, found: Found, rows: Sequence[tuple[int, int]] | None = 
         DataError: an array is missing or has another type or shape.
     """
     read = {name: _read(name, array, found) for name, array in target.items()}
+    last = max((there for _, there in rows or ()), default=-1)
     for name, array in target.items():
-        if rows is None and array.shape != read[name].shape:
+        if (rows is None and array.shape != read[name].shape) or (
+            rows is not None and not _single(array, read[name]) and last >= len(read[name])
+        ):
             raise DataError(f"snapshot: {name} is of another layout", mend=_MEND)
     for name, array in target.items():
-        if rows is None or (array.shape[0] == 1 and read[name].shape[0] == 1):
+        if rows is None or _single(array, read[name]):
             array[...] = read[name]
             continue
         for here, there in rows:
             array[here] = read[name][there]
+
+
+def _single(here: NDArray[Any], there: NDArray[Any]) -> bool:
+    """Whether both are of one record, which is no symbol's."""
+    return here.shape[0] == 1 and there.shape[0] == 1
 
 
 def _read(name: str, array: NDArray[Any], found: Found) -> NDArray[Any]:

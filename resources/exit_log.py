@@ -14,6 +14,7 @@ with whole ones behind it is no torn end, and refused.
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import struct
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, get_type_hints
 
 from fx_dagster.errors import FencedError, JournalError, TradingError
 from fx_dagster.execution.lifecycle import protects
@@ -277,13 +278,30 @@ def _damaged(path: Path, at: int) -> JournalError:
 def _record(text: bytes, path: Path) -> ExitRecord:
     try:
         content = json.loads(text)
-        if "intent" in content:
-            fields = content["intent"]
-            return ExitIntent(OrderIntent(**{**fields, "purpose": Purpose(fields["purpose"])}))
-        fields = content["change"]
-        return ExitChange(Transition(**{**fields, "state": OrderState(fields["state"])}))
-    except (ValueError, KeyError, TypeError) as error:
+        if "intent" not in content:
+            return ExitChange(Transition(**_fields(Transition, content["change"])))
+        intent = OrderIntent(**_fields(OrderIntent, content["intent"]))
+        if intent.purpose is Purpose.OPEN:
+            raise ValueError("it opens a position")
+        return ExitIntent(intent)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise JournalError(f"{path}: a record of another version: {error}", mend="read it with that version") from error
+
+
+def _fields(kind: type[OrderIntent] | type[Transition], plain: Any) -> dict[str, Any]:
+    """Return the fields of a record, each of its type and finite; ValueError names the one that is not."""
+    if not isinstance(plain, dict):
+        raise ValueError("no fields")
+    kinds, fields = get_type_hints(kind), dict(plain)
+    for name, value in fields.items():
+        wanted = kinds.get(name, object)
+        if wanted is float and type(value) is int:
+            fields[name] = float(value)
+        elif wanted in (Purpose, OrderState):
+            fields[name] = wanted(value)
+        elif type(value) is not wanted or (wanted is float and not math.isfinite(value)):
+            raise ValueError(f"its {name} is {value!r:.40}")
+    return fields
 
 
 def _write(file: int, data: bytes, at: int) -> None:

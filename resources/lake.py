@@ -42,6 +42,12 @@ _VALUES = {
     "month": re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])"),
 }
 _METADATA_PREFIX = "fx."
+_UNREADABLE = (
+    OSError, pa.ArrowException, EOFError,
+    # What pandas has written about its types into the file is JSON, and may be none any more.
+    ValueError, KeyError, TypeError, AttributeError, OverflowError,
+)  # fmt: skip
+"""What reading a corrupt file raises."""
 _MONTH_MARGIN_NS = 40 * DAY_NS
 """A row belongs to the month in which it became known: up to a month, and a weekend, after its ``time``."""
 
@@ -168,7 +174,7 @@ class Lake:
                 names = content.schema_arrow.names
                 wanted = names if columns is None else [name for name in names if name == "time" or name in columns]
                 frame = content.read(columns=wanted).to_pandas()
-        except (OSError, pa.ArrowException, EOFError) as error:
+        except _UNREADABLE as error:
             _refuse(path, table="it", error=error)
         for name in columns or ():
             if name not in frame:
@@ -184,7 +190,10 @@ class Lake:
             LakeError: the file is missing or corrupt.
         """
         found = self._footer(table, keys).metadata or {}
-        texts = {name.decode(): text.decode() for name, text in found.items()}
+        try:
+            texts = {name.decode(): text.decode() for name, text in found.items()}
+        except UnicodeDecodeError as error:
+            _refuse(self._path(table, keys), table=table, error=error)
         return {k.removeprefix(_METADATA_PREFIX): v for k, v in texts.items() if k.startswith(_METADATA_PREFIX)}
 
     def rows(self, table: str, **keys: str) -> int:
@@ -200,7 +209,7 @@ class Lake:
         try:
             with self._fs.open(path, "rb") as file:
                 return pq.read_metadata(file)
-        except (OSError, pa.ArrowException, EOFError) as error:
+        except _UNREADABLE as error:
             _refuse(path, table=table, error=error)
 
     def keys(self, table: str) -> list[dict[str, str]]:
@@ -384,6 +393,6 @@ def _refuse(path: str, *, table: str, error: Exception) -> NoReturn:
     if isinstance(error, FileNotFoundError):
         raise LakeError(f"{path}: no such file", mend=f"materialise {table} for it first") from error
     raise LakeError(
-        f"{path}: not a readable Parquet file ({str(error).splitlines()[0][:200]})",
+        f"{path}: not a readable Parquet file ({(str(error).splitlines() or [type(error).__name__])[0][:200]})",
         mend="delete it and materialise it again",
     ) from error

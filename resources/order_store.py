@@ -382,6 +382,9 @@ async def rejoin(connection: Connection, log_id: str, records: Sequence[tuple[in
     return len(fresh)
 
 
+_BY_DEALS = frozenset({OrderState.PARTIAL, OrderState.FILLED, OrderState.CANCELLED})
+"""States of an order to trade that deals may have brought it to; cancelled only where it may have been sent."""
+
 _REJOIN: LiteralString = """
 WITH fence AS MATERIALIZED (SELECT live_fence(%(account)s, %(epoch)s) AS epoch), event AS (
     INSERT INTO order_event (client_order_id, state, time_ns, broker_order, message)
@@ -395,7 +398,14 @@ FROM event WHERE o.client_order_id = event.client_order_id AND o.account = %(acc
 
 
 async def _rejoin_change(connection: Connection, reached: Transition, writer: Writer) -> None:
+    """Take a state over from a local log, unless it follows from deals: the log has none of them, the broker has all.
+
+    An order that ended here by deals that are not in the journal would be contradicted by them when the broker shows
+    them; left as it was before, it is in doubt after a restart, and its deals decide.
+    """
     before = [str(state) for state, after in TRANSITIONS.items() if reached.state in after]
+    if reached.state in _BY_DEALS and await _trades(connection, reached, writer):
+        return
     values = writer.fields | _event_fields(reached) | {"from": before}
     try:
         await connection.execute(_REJOIN, values)
@@ -404,3 +414,14 @@ async def _rejoin_change(connection: Connection, reached: Transition, writer: Wr
             f"a local change of order {reached.client_order_id}, which the journal does not have",
             mend="compare the broker's deals with the journal",
         ) from error
+
+
+async def _trades(connection: Connection, reached: Transition, writer: Writer) -> bool:
+    """Return whether an order is one to trade, and may have been sent, as far as the journal knows."""
+    found = await connection.execute(
+        "SELECT purpose <> 'modify' AND (%s <> 'cancelled' OR state <> 'journalled') FROM trade_order"
+        " WHERE client_order_id = %s AND account = %s",
+        (str(reached.state), reached.client_order_id, writer.account),
+    )
+    row = await found.fetchone()
+    return row is not None and bool(row[0])

@@ -120,7 +120,7 @@ class ReleaseKeys:
         keys = list(self._trusted)
         if path.exists():
             _require_mode(path, stat.S_IWGRP | stat.S_IWOTH, "written")
-            keys += [_from_file(line, path) for line in path.read_text().split()]
+            keys += [_from_file(line, path) for line in _text(path).split()]
         private = self._private()
         if private is not None:
             keys.append(_public_bytes(Ed25519PrivateKey.from_private_bytes(private)))
@@ -133,7 +133,7 @@ class ReleaseKeys:
         if not path.exists():
             return None
         _require_mode(path, stat.S_IRWXG | stat.S_IRWXO, "read")
-        return _from_file(path.read_text().strip(), path)
+        return _from_file(_text(path).strip(), path)
 
     def _make(self) -> bytes:
         if not self._makes:
@@ -187,6 +187,15 @@ def _require_mode(path: Path, forbidden: int, verb: str) -> None:
 
 def _public_bytes(private: Ed25519PrivateKey) -> bytes:
     return private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ReleaseError(f"{path} cannot be read: {error.strerror}", mend="see to its rights") from None
+    except UnicodeDecodeError:
+        return "?"  # is no key, either
 
 
 def _from_file(text: str, path: Path) -> bytes:

@@ -12,8 +12,9 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any, Self, get_args
 
 import numpy as np
 
@@ -127,30 +128,53 @@ def read_tape(folder: Path) -> tuple[Tape, dict[str, Any]]:
         DataError: the folder holds no tape, or one of another version.
     """
     try:
-        head = dict(json.loads((folder / "head.json").read_text()))
+        head = _Head.of(json.loads((folder / "head.json").read_bytes()))
         start, raw = (folder / "start.bin").read_bytes(), (folder / "ticks.bin").read_bytes()
         lines = (folder / "events.jsonl").read_bytes().split(b"\n")[:-1]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{folder} holds no tape: {error}", mend="name a folder that a live session recorded"
         ) from error
-    if head.get("format") != FORMAT:
-        raise DataError(f"{folder}: a tape of format {head.get('format')!r}", mend=f"this version reads {FORMAT}")
+    if head.format != FORMAT:
+        raise DataError(f"{folder}: a tape of format {head.format[:40]!r}", mend=f"this version reads {FORMAT}")
     ticks = np.frombuffer(raw[: len(raw) // TICK.itemsize * TICK.itemsize], dtype=TICK)
     events = []
     for number, line in enumerate(lines, start=1):
         try:
             events.append(_event(line))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{folder}/events.jsonl, line {number}: {error}", mend="the file was altered") from error
     known = [event for event in events if event.ticks <= len(ticks)]
-    return Tape(start, ticks, known, tuple(head["symbols"])), dict(head["facts"])
+    return Tape(start, ticks, known, head.symbols), head.facts
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What ``head.json`` says."""
+
+    format: str
+    symbols: tuple[str, ...]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, plain: Any) -> Self:
+        """Read it; ValueError names the field that is not as it must be."""
+        found = plain if isinstance(plain, dict) else {}
+        names, facts = found.get("symbols"), found.get("facts")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("head.json has no symbols")
+        if not isinstance(facts, dict):
+            raise ValueError("head.json has no facts")
+        return cls(str(found.get("format")), tuple(names), facts)
 
 
 def _event(line: bytes) -> TapeEvent:
     event = TapeEvent(**json.loads(line))
-    if event.what not in get_args(What) or not isinstance(event.ticks, int):
-        raise ValueError(f"no event: {event.what!r} after {event.ticks!r} ticks")
+    counted = isinstance(event.ticks, int) and not isinstance(event.ticks, bool) and event.ticks >= 0
+    if not (counted and isinstance(event.what, str) and event.what in get_args(What)):
+        raise ValueError(f"no event: {str(event.what)[:40]!r} after {str(event.ticks)[:40]} ticks")
+    if not isinstance(event.body, dict):
+        raise ValueError(f"event {event.what} has no body")
     return event
 
 

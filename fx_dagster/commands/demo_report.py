@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pandas as pd
+from pydantic import SecretStr
 
 from assets.evaluation import SUMMARY
 from assets.lake_frames import query_table
@@ -224,7 +225,7 @@ def _importance(manifest: ReleaseManifest | None) -> pd.DataFrame:
 
 def _changed_settings(settings: Settings) -> dict[str, str]:
     """Return the settings that differ from their defaults; addresses and secrets are left out."""
-    private = {"FX_POSTGRES_URL", "FX_REDIS_URL", "FX_TRITON_URL"}
+    private = {name for name, (_, default) in variables().items() if isinstance(default, SecretStr)} | {"FX_TRITON_URL"}
     defaults = {name: str(default) for name, (_, default) in variables().items()}
     return {
         name: value

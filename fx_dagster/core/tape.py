@@ -238,7 +238,7 @@ def conditions_of(body: Mapping[str, Any]) -> Conditions:
             drift=math.nan if drift is None else float(drift),
             best_level=int(body.get("best_level", 1)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"the tape has conditions that cannot be read: {error}",
             mend="replay it with the version that recorded it",
@@ -277,7 +277,7 @@ def adopted_of(body: Mapping[str, Any]) -> Adopted:
             closed=tuple((float(result), float(risk)) for result, risk in body["closed"]),
             held={int(row): bool(holds) for row, holds in body["held"]},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"the tape has an account that cannot be read: {error}", mend="replay it with the version that recorded it"
         ) from error
@@ -298,7 +298,7 @@ def answer_values(body: Mapping[str, Any]) -> Float64:
     try:
         rows = len(body["rows"])
         return np.array(body["values"], dtype=np.float64).reshape(rows, -1 if rows else 0)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"the tape has an answer that cannot be read: {error}", mend="replay it with the version that recorded it"
         ) from error

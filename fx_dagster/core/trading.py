@@ -458,6 +458,12 @@ class TradingCore:
                 f"a state of other features ({str(facts.get('features'))[:8]}…, here {self.spec.catalogue.hash[:8]}…)",
                 mend="leave it out: the state is then built again from history",
             )
+        named = facts.get("symbols")
+        if not isinstance(named, list) or not all(isinstance(symbol, str) for symbol in named):
+            raise DataError("a state without symbols", mend="leave it out")
+        for name in ("clock", "clock_ticks"):
+            if type(facts.get(name)) is not int:
+                raise DataError(f"a state without its {name}", mend="leave it out")
         return facts, found
 
     def _fill(self, arrays: snapshot.Arrays, found: snapshot.Found, rows: Sequence[tuple[int, int]] | None) -> None:

@@ -181,7 +181,10 @@ class PaperBroker:
         facts, found = snapshot.unpack(data)
         if facts.get("kind") != FORMAT:
             raise DataError(f"paper account of format {facts.get('kind')!r}", mend=f"this version reads {FORMAT}")
-        known = list(facts["symbols"])
+        known = facts.get("symbols")
+        if not isinstance(known, list) or not all(isinstance(symbol, str) for symbol in known):
+            raise DataError("a paper account without symbols", mend="begin anew: fx live --restart")
+        results = _results(facts.get("results"))
         there = {name: np.zeros((len(known) if len(array) > 1 or name != "money" else 1), array.dtype)
                  for name, array in self._arrays().items()}  # fmt: skip
         snapshot.fill(there, found, [(row, row) for row in range(len(known))])
@@ -194,7 +197,6 @@ class PaperBroker:
                 if symbol in known:
                     array[row] = there[name][known.index(symbol)]
         ledgers.restore_open_rows(self.ledger)
-        results = [_result(row) for row in facts["results"]]
         self._results = OrderedDict((result.client_order_id, result) for result in results)
 
     def _demand_traded(self, known: Sequence[str], there: Mapping[str, Rows]) -> None:
@@ -242,6 +244,13 @@ def _state(code: int) -> OrderState:
     if code == DONE:
         return OrderState.FILLED
     return OrderState.CANCELLED if code == EXPIRED else OrderState.REJECTED
+
+
+def _results(rows: object) -> list[OrderResult]:
+    try:
+        return [_result(row) for row in rows]  # type: ignore[attr-defined]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"a paper account with orders that are none: {error}", mend="fx live --restart") from error
 
 
 def _result(row: Mapping[str, object]) -> OrderResult:

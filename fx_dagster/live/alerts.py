@@ -123,31 +123,52 @@ def _of_session(view: View, limits: Limits) -> list[Alert]:
         found.append(
             Alert("level", Severity.CRITICAL, text.removesuffix(": "), "mend what it names; fx explain says more")
         )
+    return found + _of_status(account, status)
+
+
+def _of_status(account: str, status: Mapping[str, Any]) -> list[Alert]:
+    """Return what a living engine says of itself."""
+    found = []
     if problem := str(status.get("journal_problem") or ""):
         text = f"account {account}: the journal cannot be trusted: {problem}"
         found.append(
             Alert("journal", Severity.CRITICAL, text, "fx status; without a journal there are no new positions")
         )
-    found += _of_broker(account, status)
-    if problem := str(status.get("model_problem") or ""):
-        mend = "fx release show, then fx release promote or rollback"
-        if _refused(problem):
-            found.append(
-                Alert("release", Severity.WARNING, f"account {account}: a release is refused: {problem}", mend)
-            )
+    found += _of_broker(account, status) + _of_market(account, status)
+    return found + _of_models(account, str(status.get("model_problem") or ""))
+
+
+def _of_market(account: str, status: Mapping[str, Any]) -> list[Alert]:
+    found = []
+    if problem := str(status.get("clock_problem") or status.get("feed_remark") or ""):
+        mend = "have this machine's clock kept by NTP; trading goes by the market's own"
+        found.append(Alert("clock", Severity.WARNING, f"account {account}: {problem}", mend))
+    if halted := status.get("symbols_halted"):
+        which = _some([f"{symbol} ({halted[symbol]})" for symbol in sorted(halted)])
+        text = f"account {account}: nothing is opened in {which}"
+        found.append(Alert("symbols", Severity.WARNING, text, "see the broker's quotes and contracts; fx explain"))
     return found
+
+
+def _of_models(account: str, problem: str) -> list[Alert]:
+    mend = "fx release show, then fx release promote or rollback"
+    if _refused(problem):
+        return [Alert("release", Severity.WARNING, f"account {account}: a release is refused: {problem}", mend)]
+    if "stuck: " in problem:
+        text = f"account {account}: a model says the same whatever it is asked: {problem}"
+        return [Alert("stuck model", Severity.WARNING, text, mend)]
+    return []
 
 
 def _of_broker(account: str, status: Mapping[str, Any]) -> list[Alert]:
     found = []
     if problem := str(status.get("broker_problem") or ""):
         text = f"account {account}: nothing can be opened at the broker: {problem}"
-        found.append(Alert("broker", Severity.CRITICAL, text, "fx bridge health; look at the terminal"))
+        mend = "see that the terminal runs, is connected, and has automated trading switched on: fx bridge health"
+        found.append(Alert("broker", Severity.CRITICAL, text, mend))
     if problem := str(status.get("feed_problem") or ""):
         text = f"account {account}: no ticks: {problem}"
         found.append(Alert("feed", Severity.CRITICAL, text, "fx bridge health; look at the terminal"))
-    if remark := str(status.get("feed_remark") or ""):
-        found.append(Alert("clock", Severity.WARNING, f"account {account}: {remark}", "see that NTP runs"))
     return found
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from fx_dagster.execution.broker import (
 from fx_dagster.execution.ledger import Adoption, Ledger
 from fx_dagster.execution.lifecycle import (
     ACCEPTED,
+    CANCELLED,
     FILLED,
     PARTIAL,
     REJECTED,
@@ -241,7 +242,7 @@ class BrokerDesk:
             before = self.book.order(self._protecting.get(one.position, 0))
             closes = before is not None and before.state is REJECTED
             retry = closes and before is not None and before.intent.purpose is Purpose.CLOSE
-            waits = before is not None and not closes and self.now() < before.changed_ns + self.rules.patience.quiet_ns
+            waits = before is not None and not closes and self.now() < before.changed_ns + self._patience_with(before)
             if waits or (retry and self.now() < self._paused.get(one.symbol, 0)):
                 continue
             intent = self._protection(one, Purpose.CLOSE if closes else Purpose.MODIFY)
@@ -249,6 +250,11 @@ class BrokerDesk:
             self._tell("protect", one.symbol, f"position {one.position} has no stop: {intent.purpose}")
             made.append(intent)
         return tuple(made)
+
+    def _patience_with(self, order: TrackedOrder) -> int:
+        """Return how long (ns) an order that protects is waited for; one that never left has nothing to be seen of."""
+        withheld = order.state is CANCELLED and not order.sent_ns
+        return self.rules.valid_ns if withheld else self.rules.patience.quiet_ns
 
     def _protection(self, one: Protect, purpose: Purpose) -> OrderIntent:
         now, closing = self.now(), purpose is Purpose.CLOSE
@@ -594,13 +600,23 @@ class BrokerDesk:
                 f"the session is one of {facts.get('kind')!r}, not of a real broker",
                 mend="begin anew: fx live --restart",
             )
+        try:
+            self._restore(facts, found, json.loads(orders))
+        except DataError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"the account's state cannot be read: {type(error).__name__}: {error}",
+                mend="begin anew: fx live --restart",
+            ) from error
+
+    def _restore(self, facts: Mapping[str, Any], found: snapshot.Found, concluded: Mapping[str, Any]) -> None:
         known = list(facts["symbols"])
         rows = [(row, known.index(symbol)) for symbol, row in self._rows.items() if symbol in known]
         arrays = self._arrays()
         snapshot.fill(arrays if rows else {"money": arrays["money"]}, found, rows)
         self.ledger.money["events"] = 0
         ledgers.restore_open_rows(self.ledger)
-        concluded = json.loads(orders)
         self._halts = {str(symbol): str(reason) for symbol, reason in concluded["halts"].items()}
         self._counted.extend(int(ticket) for ticket in concluded["counted"])
         self._known_ns = int(concluded["known_ns"])

@@ -33,14 +33,15 @@ class BrokerOutbox(Outbox):
         checkpoint: makes the checkpoint of this moment.
         link: sends.
         keeper: keeps the local log.
+        barred: tells why no entry may leave now; empty: it may.
     """
 
     def __init__(
         self, journal: Journal, desk: BrokerDesk, clock: Clock, checkpoint: Callable[[], Checkpoint], *,
-        link: BrokerLink, keeper: OrderKeeper,
+        link: BrokerLink, keeper: OrderKeeper, barred: Callable[[], str] = lambda: "",
     ) -> None:  # fmt: skip
         super().__init__(journal, clock, checkpoint)
-        self._desk, self._link, self._keeper = desk, link, keeper
+        self._desk, self._link, self._keeper, self._barred = desk, link, keeper, barred
         self._logged: set[int] = set()
 
     @property
@@ -98,6 +99,8 @@ class BrokerOutbox(Outbox):
         """Return why an order must not leave; empty: its intent is durable, and it may."""
         if self._desk.late(intent):
             return "not sent: what it was decided on is too old"
+        if intent.purpose is Purpose.OPEN and (barred := self._barred()):
+            return f"not sent: {barred}"
         if committed:
             return ""
         if intent.purpose is Purpose.OPEN:

@@ -350,7 +350,7 @@ def _unpack_row(body: bytes) -> PredictedRow:
             int(facts["release"]),
             bool(facts["whole"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"not a prediction: {error}", mend=_MEND) from error
     # Only complete answers are kept: a NaN among the probabilities was not there.
     usable = bool((row.p_up >= 0.0).all() and (row.p_up <= 1.0).all())
@@ -394,7 +394,7 @@ def _unpack_features(body: bytes) -> FeatureRow:
         _, shape, raw = found["features"]
         values = np.frombuffer(raw, np.float32).reshape(shape).copy()
         return FeatureRow(str(facts["symbol"]), int(facts["time"]), values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"not a row of features: {error}", mend=_MEND) from error
 
 
@@ -451,7 +451,7 @@ def facts_from(records: Iterable[Mapping[str, Any]]) -> PatternFacts:
             for record in records
             if int(record["count"]) > 0
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"not a pattern history: {error}", mend="materialise pattern_history again") from error
     if not all(math.isfinite(value) for fact in facts for value in asdict(fact).values() if isinstance(value, float)):
         raise DataError("a pattern history with a number that is not finite", mend="materialise pattern_history again")
@@ -465,7 +465,7 @@ def _pack_facts(facts: PatternFacts) -> bytes:
 def _unpack_facts(body: bytes) -> PatternFacts:
     try:
         return facts_from(json.loads(body))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not a pattern history: {error}", mend=_MEND) from error
 
 

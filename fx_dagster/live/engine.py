@@ -52,8 +52,8 @@ from fx_dagster.live.ticks import TickBatch, TickQueue, columns, empty_batch
 from fx_dagster.market.timeframes import SECOND_NS
 from fx_dagster.settings import LiveSettings
 
-FLUSH_S = 8.0
-"""Of the ten seconds that an orderly end may take."""
+ENDING_S, FLUSH_S_MIN = 9.5, 0.5
+"""Of the ten seconds that an orderly end may take: for everything, and at least for what is not written yet."""
 STATUS_S = 0.25
 BASELINE_S = 1.0
 MARKET_STATE_S, MARKET_STATE_SHARE = 5.0, 0.02
@@ -152,6 +152,7 @@ class Engine:
         self._counters = status.Counters()
         self._sequence = session.sequence
         self._stopping = asyncio.Event()
+        self._stopped_ns = 0
         self._feed_problem = ""
         self._level, self._level_reason = int(Level.UNSET), ""
         self._release: int | None = None
@@ -167,6 +168,7 @@ class Engine:
 
     def stop(self) -> None:
         """Ask for an orderly end: no entries any more, everything written, out within ten seconds."""
+        self._stopped_ns = self._stopped_ns or self._clock.monotonic_ns()
         self._stopping.set()
         self._wake()
 
@@ -191,8 +193,9 @@ class Engine:
         parts, real = self._parts, self._real
         if real is not None:
             return BrokerOutbox(
-                parts.journal, real.desk, parts.clock, self._checkpoint, link=real.link, keeper=real.keeper
-            )
+                parts.journal, real.desk, parts.clock, self._checkpoint, link=real.link, keeper=real.keeper,
+                barred=self._why_no_entry,
+            )  # fmt: skip
         if not isinstance(parts.desk, PaperDesk):
             raise AssertionError("a real account has a broker")
         return PaperOutbox(parts.journal, parts.desk, parts.clock, self._checkpoint)
@@ -233,6 +236,18 @@ class Engine:
     def _broker_problem(self) -> str:
         """Why nothing may be opened at the broker now; empty: it may."""
         return (self._real.desk.problem or self._outbox.problem) if self._real is not None else ""
+
+    def _why_no_entry(self) -> str:
+        """Return why an entry that was decided must not leave after all; empty: it may.
+
+        Its commit is waited for, and meanwhile it may have become known.
+        """
+        kill = self._journal.kill_switch
+        if self._stopping.is_set():
+            return "the engine is ending"
+        if kill.engaged or kill.best_level >= Level.EMERGENCY:
+            return f"the kill switch is engaged: {kill.reason}" if kill.engaged else "a person allows no entries"
+        return self._journal.problem or self._broker_problem
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -280,7 +295,8 @@ class Engine:
         self._show(str(ending))
         if ending is Ending.FINISHED:
             await self._journal.finish("the tape is over")
-        await self._journal.flush(FLUSH_S)
+        passed_s = self._since(self._stopped_ns) / 1e3 if self._stopped_ns else 0.0
+        await self._journal.flush(max(FLUSH_S_MIN, ENDING_S - passed_s))
         return ending
 
     async def _recover(self) -> None:
@@ -351,9 +367,9 @@ class Engine:
 
     async def _process(self, batch: TickBatch) -> None:
         """Let the core work through a batch; do what it asks for where it stops."""
-        self._set_conditions()
         ticks, done = columns(batch), 0
         while not self._stopping.is_set():
+            self._set_conditions()  # a stop waits for models and journal, and meanwhile something may have become known
             first = done
             done, event = self._core.take(ticks, first, len(batch))
             self._tape.ticks(ticks, first, done)

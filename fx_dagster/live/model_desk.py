@@ -14,6 +14,7 @@ import numpy as np
 
 from fx_dagster.errors import FeatureMismatchError
 from fx_dagster.live.protocols import Clock, ModelProvider
+from fx_dagster.live.stuck import StuckWatch
 from fx_dagster.models.answer import EXTRAS, SIMPLE_MODELS
 from fx_dagster.models.inputs import UNKNOWN_SYMBOL, ModelInputs
 from fx_dagster.models.protocol import Float64
@@ -99,12 +100,14 @@ class ModelDesk:
         self._judgement = self._lacking = ""
         self._places: dict[str, int] = {}
         self._last: ModelInputs | None = None
+        self._stuck = StuckWatch()
         self.failed_calls = 0
 
     @property
     def problem(self) -> str:
-        """Why the models, or some of them, do not answer now, as far as is known; empty: they do."""
-        return self._refusal() or self._problem or self._whole_problem or self._lacking
+        """Why the models, or some of them, do not answer now or say nothing, as far as is known; empty: they do."""
+        standing = "; ".join(cause for cause in (self._lacking, self._stuck.problem) if cause)
+        return self._refusal() or self._problem or self._whole_problem or standing
 
     async def ask(self, inputs: ModelInputs, symbols: Sequence[str]) -> Asked:
         """Return what the models say of some rows, or why they say nothing, within the deadline.
@@ -130,6 +133,7 @@ class ModelDesk:
         if answer is None:
             return self._without(inputs, self._problem or self._whole_problem, self._since(began))
         values = self._values(answer)
+        self._stuck.look(placed.features, answer)
         problem = self._judge_answer(answer)
         return Asked(values, answer.release, self._since(began), problem, answer.explained, answer.whole)
 
@@ -237,6 +241,7 @@ class ModelDesk:
             self._failures, self._problem, self._whole_problem = 0, "", ""
             self._places = {symbol: place for place, symbol in enumerate(service.symbols)}
             self._last = None
+            self._stuck.forget()
             lacking = [name for name in self.models if name not in service.models]
             self._lacking = f"release {service.release} has no {', '.join(lacking)}" if lacking else ""
         return self._judgement

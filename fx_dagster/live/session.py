@@ -48,11 +48,28 @@ def unpack(data: bytes) -> Memory:
         head = json.loads(zlib.decompress(data[4:start]))
         if head.pop("format") != FORMAT:
             raise DataError("the session's snapshot is of another version", mend="begin anew: fx live --restart")
-        seam = start + int(head.pop("account_bytes"))
-        return Memory(core=data[seam:], account=data[start:seam], **head)
-    except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
+        length = head.pop("account_bytes")
+        if not isinstance(length, int) or not 0 <= length <= len(data) - start:
+            raise ValueError(f"its account has {length!r:.40} bytes")
+        seam = start + length
+        return _checked(Memory(core=data[seam:], account=data[start:seam], **head))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
             f"the session's snapshot cannot be read: {error}", mend="begin anew: fx live --restart"
         ) from error
+
+
+def _checked(memory: Memory) -> Memory:
+    """Return it if its fields are what they must be; ValueError names the one that is not."""
+    counts = memory.counts
+    kinds = (
+        ("orders", isinstance(memory.orders, str)),
+        ("resumed_ns", isinstance(memory.resumed_ns, int) and not isinstance(memory.resumed_ns, bool)),
+        ("counts", isinstance(counts, dict) and all(isinstance(count, int) for count in counts.values())),
+    )
+    for name, right in kinds:
+        if not right:
+            raise ValueError(f"its {name} is of another type")
+    return memory

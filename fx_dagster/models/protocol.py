@@ -241,7 +241,7 @@ class ModelArtifact:
             card, digest = ModelCard.from_dict(told["card"]), told["onnx_sha256"]
             path = folder / f"{name}.onnx"
             content = path.read_bytes()
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ReleaseError(f"{path}: not a model artifact ({error})", mend="train the model again") from error
         if hashlib.sha256(content).hexdigest() != digest:
             raise ReleaseError(

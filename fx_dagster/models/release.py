@@ -173,13 +173,29 @@ class ReleaseManifest:
             if found == FORMAT:
                 listed = {name: tuple(plain[name]) for name in _LISTED}
                 canary = Canary(**plain["canary"])
-                manifest = cls(**{**plain, **listed, "canary": canary})
-                if manifest.device not in TOLERANCE:
-                    raise ValueError(f"device {manifest.device!r}")
-                return manifest
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+                return cls(**{**plain, **listed, "canary": canary})._checked()
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ReleaseError(f"{place}: not a release manifest ({error})", mend="release again") from error
         raise ReleaseError(f"{place}: format {found}, this code reads {FORMAT}", mend="release again")
+
+    def _checked(self) -> Self:
+        """Return it if its fields are of their types; ValueError names the one that is not."""
+        for name in _LISTED:
+            if not all(isinstance(one, str) for one in getattr(self, name)):
+                raise ValueError(f"{name} are no names")
+        for name, kind in (("version", int), ("created_at", str), ("device", str), ("feature_hash", str)):
+            if type(getattr(self, name)) is not kind:
+                raise ValueError(f"{name} {getattr(self, name)!r:.40}")
+        for name in ("files", "metrics", "lineage", "cards"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} {getattr(self, name)!r:.40}")
+        if not all(isinstance(digest, str) for digest in self.files.values()):
+            raise ValueError("files without a digest")
+        if self.device not in TOLERANCE:
+            raise ValueError(f"device {self.device!r:.40}")
+        self.canary.inputs()
+        self.canary.answers()
+        return self
 
 
 _LISTED: Final = ("models", "members", "symbols", "quantised", "feature_names")

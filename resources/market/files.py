@@ -7,6 +7,7 @@ Files may be plain, gzipped (``.gz``) or the one CSV inside a ``.zip``; UTF-8 or
 
 import gzip
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,7 +121,8 @@ def read_first_lines(path: Path, count: int) -> list[str]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+    # A zip's head may also say that it is encrypted, or packed in a way that Python does not know: RuntimeError.
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error, RuntimeError) as error:
         raise SourceError(
             f"{path}: the compressed file is cut off or corrupt ({error})", mend="copy or download it again"
         ) from error

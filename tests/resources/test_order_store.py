@@ -35,8 +35,10 @@ from fx_dagster.execution.lifecycle import (
     OrderBook,
     Sent,
     Step,
+    Verdict,
 )
 from fx_dagster.execution.orders import DealReason, OrderIntent, OrderState, Purpose, Transition
+from fx_dagster.execution.reconcile import after_restart
 from resources import order_store
 from resources.exit_log import ExitLog
 from resources.live_store import LiveStore
@@ -333,6 +335,41 @@ def test_exits_of_an_outage_are_joined_exactly_once(url: str, writer: Writer, tm
             log.note(Transition(99, OrderState.SENT, 1))
             with pytest.raises(JournalError, match="which the journal does not have"):
                 await order_store.rejoin(connection, log.log_id, log.records(), writer)
+
+    run(url, work)
+
+
+def test_a_log_of_exits_ends_no_order_that_its_deals_must_end(url: str, writer: Writer, tmp_path: Path) -> None:
+    """An engine that was killed had logged what came of deals, and the deals were not in the journal yet."""
+
+    async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+        with ExitLog.open(tmp_path, "real", reserved_bytes=8_192) as log:
+            whole, lots = {"position_lots": 0.1, "position_stop": 1.0}, {11: -0.1, 12: -0.1, 14: -0.1}
+            for key, size in lots.items():
+                log.append(intent(key, size, Purpose.CLOSE), **whole)
+            log.append(intent(13, 0.0, Purpose.MODIFY), **whole)
+            for key in (11, 12, 13):
+                log.note(Transition(key, OrderState.SENT, 110))
+            log.note(Transition(11, OrderState.PARTIAL, 120, 70))
+            log.note(Transition(11, OrderState.CANCELLED, 121, 70, "0.05 of 0.1 lots filled, the rest is gone"))
+            log.note(Transition(12, OrderState.FILLED, 121, 71))
+            log.note(Transition(13, OrderState.FILLED, 121))
+            log.note(Transition(14, OrderState.CANCELLED, 121, 0, "not sent: it is too old"))
+            assert await order_store.rejoin(connection, log.log_id, log.records(), writer) == 12
+        book = await order_store.load(connection, "real", since_ns=0)
+        assert {key: book.order(key).state for key in (11, 12, 13, 14)} == {
+            11: OrderState.SENT, 12: OrderState.SENT, 13: OrderState.FILLED, 14: OrderState.CANCELLED,
+        }  # fmt: skip
+        steps = steps_of(
+            book, *after_restart(book, 200), Dealt(11, deal(1, -0.05, key=11, closing=True)),
+            Ended(11, 210, 0.05, "cancelled"), Dealt(12, deal(2, -0.06, key=12, closing=True)),
+            Dealt(12, deal(3, -0.04, key=12, closing=True)),
+        )  # fmt: skip
+        assert {step.verdict for step in steps} == {Verdict.APPLIED}
+        await order_store.record(connection, steps, writer)
+        again = await order_store.load(connection, "real", since_ns=0)
+        assert (again.open, again.ended) == (book.open, book.ended)
+        assert (book.ended[11].state, book.ended[12].state) == (OrderState.CANCELLED, OrderState.FILLED)
 
     run(url, work)
 

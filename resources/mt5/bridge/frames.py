@@ -45,7 +45,7 @@ def read_frame(pipe: IO[bytes]) -> tuple[str, bytes] | None:
         raise ServerError(f"a frame of {body_length} bytes", mend="only the bridge and its worker may use their pipe")
     name = _read(pipe, name_length)
     body = _read(pipe, body_length)
-    return None if name is None or body is None else (name.decode("ascii"), body)
+    return None if name is None or body is None else (name.decode("ascii", "replace"), body)
 
 
 def _read(pipe: IO[bytes], count: int) -> bytes | None:

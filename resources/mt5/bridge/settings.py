@@ -3,9 +3,7 @@
 import difflib
 import ipaddress
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from pydantic import ValidationError
 from fx_dagster.errors import SettingsError
 from fx_dagster.settings import BridgeSettings, Settings
 from resources.mt5.bridge.checks import SYMBOL
+from resources.servers.private_files import read_private
 
 PREFIX = "FX_BRIDGE_"
 TOKEN_LENGTH_MIN = 32
@@ -91,7 +90,8 @@ def bridge_secrets(settings: BridgeSettings) -> Secrets:
     """
     found = {"token": settings.token.get_secret_value(), "password": settings.password.get_secret_value()}
     if settings.secrets_file is not None:
-        for number, line in enumerate(read_private(settings.secrets_file).splitlines(), start=1):
+        text = read_private(settings.secrets_file, setting=f"{PREFIX}SECRETS_FILE")
+        for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             name, _, value = line.strip().partition(" ")
@@ -106,27 +106,6 @@ def bridge_secrets(settings: BridgeSettings) -> Secrets:
             f"{PREFIX}TOKEN has fewer than {TOKEN_LENGTH_MIN} characters, or odd ones", mend="openssl rand -hex 32"
         )
     return Secrets(**found)
-
-
-def read_private(path: Path) -> str:
-    """Return the text of a file that only its owner may read; on Windows its folder's rights are the owner's affair.
-
-    Raises:
-        SettingsError: it cannot be read, or others may read it; its content is never repeated.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            # Looked at through the open file: what is checked is what is read.
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise SettingsError(f"{path} is not a plain file", mend="correct the path")
-            if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-                raise SettingsError(f"others than its owner may read {path}", mend=f"chmod 600 {path}")
-            return file.read(1 << 20)
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path} is not text", mend="write it in UTF-8") from None
-    except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}", mend="correct the path") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -159,18 +138,11 @@ def require_safe(settings: BridgeSettings, secrets: Secrets) -> tuple[bytes, byt
             )
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    with _named("TLS_KEY"):
-        key = read_private(settings.tls_key).encode()
-    with _named("TLS_CERTIFICATE"):
-        try:
-            return key, settings.tls_certificate.read_bytes()
-        except OSError as error:
-            raise SettingsError(f"cannot read {settings.tls_certificate}: {error.strerror}") from None
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
+    key = read_private(settings.tls_key, setting=f"{PREFIX}TLS_KEY").encode()
     try:
-        yield
-    except SettingsError as error:
-        raise SettingsError(f"{PREFIX}{name}: {error.args[0]}", mend=error.mend) from None
+        return key, settings.tls_certificate.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"{PREFIX}TLS_CERTIFICATE: cannot read {settings.tls_certificate}: {error.strerror}",
+            mend="correct the path",
+        ) from None

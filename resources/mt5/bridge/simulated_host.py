@@ -48,8 +48,8 @@ def serve_one(terminal: Any, clock: Clock, connection: Connection, turn: threadi
                 connection.send_bytes(told)
         except (EOFError, OSError):
             return  # whoever asked has gone
-        except (ValueError, TypeError) as error:
-            _LOG.warning("a connection was ended: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever a message made of it, this connection alone ends
+            _LOG.warning("a connection was ended: %s: %s", type(error).__name__, error)
 
 
 def serve(terminal: Any, clock: Clock, address: str) -> None:

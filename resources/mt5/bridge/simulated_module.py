@@ -96,9 +96,9 @@ class SimulatedModule:
                 self._connection = Client(self._address)
             self._connection.send_bytes(json.dumps([name, args, kwargs]).encode())
             answer, error = json.loads(self._connection.recv_bytes(MESSAGE_BYTES_MAX))
-        except (OSError, EOFError, ValueError) as lost:
+            value, self._error = unpack(answer), (int(error[0]), str(error[1]))
+        except (OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, RecursionError) as lost:
             self._connection = None
             self._error = (Mt5Constants.RES_E_INTERNAL_FAIL_CONNECT, f"No IPC connection: {type(lost).__name__}")
             return nothing
-        self._error = (int(error[0]), str(error[1]))
-        return unpack(answer)
+        return value
