@@ -68,6 +68,7 @@ from fx_dagster.live.account import Movement
 from fx_dagster.live.records import AccountRecord
 from fx_dagster.market.instruments import Instrument
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS, SECOND_NS
+from fx_dagster.snapshot import Found
 
 FORMAT = "fx-broker-account-1"
 REMEMBERED_NS = 2 * DAY_NS
@@ -610,7 +611,7 @@ class BrokerDesk:
                 mend="begin anew: fx live --restart",
             ) from error
 
-    def _restore(self, facts: Mapping[str, Any], found: snapshot.Found, concluded: Mapping[str, Any]) -> None:
+    def _restore(self, facts: Mapping[str, Any], found: Found, concluded: Mapping[str, Any]) -> None:
         known = list(facts["symbols"])
         rows = [(row, known.index(symbol)) for symbol, row in self._rows.items() if symbol in known]
         arrays = self._arrays()
