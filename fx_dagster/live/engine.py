@@ -153,6 +153,7 @@ class Engine:
         self._sequence = session.sequence
         self._stopping = asyncio.Event()
         self._stopped_ns = 0
+        self._flattening = False
         self._feed_problem = ""
         self._level, self._level_reason = int(Level.UNSET), ""
         self._release: int | None = None
@@ -515,6 +516,7 @@ class Engine:
     def _set_conditions(self, *, again: bool = False) -> None:
         """Tell the core what stands around it, and the tape if that is news, or ``again``."""
         gauge = self._parts.drift
+        self._note_flatten()
         conditions = Conditions(
             healthy=not (self._journal.problem or self._broker_problem),
             command=int(command_of(self._journal.kill_switch, stopping=self._stopping.is_set())),
@@ -523,6 +525,15 @@ class Engine:
         )
         if self._core.set_conditions(**conditions) or again:
             self._tape.event("conditions", conditions_body(conditions))
+
+    def _note_flatten(self) -> None:
+        """Say that all positions are closed for a person, once: by the next decision on each, or at once."""
+        kill = self._journal.kill_switch
+        if not (kill.engaged and kill.flatten):
+            self._flattening = False
+        elif not self._flattening and self._parts.desk.open_rows():
+            self._flattening = True
+            self._outbox.note("flatten", None, kill.reason or "kill switch", self._core.clock[0])
 
     # -- between batches -------------------------------------------------------------------------------------------
 
@@ -550,7 +561,6 @@ class Engine:
         now = self._core.clock[0]
         self._tape.event("command", {"rows": rows, "time": now})
         if self._core.decide_now(rows, now) is Event.ACT:
-            self._outbox.note("flatten", None, self._journal.kill_switch.reason or "kill switch", now)
             await self._act(self._clock.monotonic_ns())
 
     def _resume(self, resumed_ns: int) -> None:
