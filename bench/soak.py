@@ -818,7 +818,7 @@ def section(record: Record, found: Sequence[Check], minutes: float, plot: str) -
 
 
 def started_again(record: Record) -> list[float | None]:
-    """Return how long after each kill Triton answered again, without its models yet; None: not seen."""
+    """Return how long after each kill Triton ran again with all its models loaded; None: not seen."""
     back = [at for at, server, kind, _ in record.events if server == "Triton" and kind == "restarted"]
     ends = [*record.kills[1:], math.inf]
     pairs = zip(record.kills, ends, strict=True)
@@ -829,7 +829,7 @@ def _outage_lines(outages: Sequence[Outage], started: Sequence[float | None]) ->
     if not outages:
         return []
     names = {
-        "Triton is started again": started,
+        "Triton runs again, its release loaded": started,
         "first decision without models": [one.down_s for one in outages],
         "models answer again": [one.answered_s for one in outages],
         "last symbol is up again (60 s of health are demanded)": [one.risen_s for one in outages],

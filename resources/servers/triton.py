@@ -121,6 +121,7 @@ class TritonServer:
         )
         make_own_folder(self._repository)
         clean_shared_memory()
+        _remove_shared_memory(os.getpid(), self.port)  # of our last one, if it was killed
         self._prepare(runtime)
         self.secret = secrets.token_urlsafe(24)
         self.process = spawn(self._arguments(runtime), env=_environment(runtime), log=self.log, name="Triton")

@@ -52,6 +52,11 @@ DEADLINE_S = 0.02
 
 
 @dataclass
+def own_regions() -> int:
+    """Return how many regions of shared memory the servers of this process have."""
+    return len(list(SHARED_MEMORY.glob(f"fx_triton_{os.getpid()}_*")))
+
+
 class Bench:
     """A running server with release 1, and what it was made of."""
 
@@ -475,7 +480,7 @@ class TestFaults:
         while len(children := stubs(bench)) != len(bench.artifacts):  # those of a release before may still be ending
             assert time.monotonic() < deadline, [child.cmdline() for child in children]
             time.sleep(0.1)
-        port = bench.server.port
+        port, regions = bench.server.port, own_regions()
 
         async def question(service: TritonModelService) -> tuple[ModelCallError, float]:
             await service.predict(part(1), deadline_s=PATIENT_S)
@@ -498,6 +503,7 @@ class TestFaults:
         assert elapsed_s < 1.0
         assert bench.server.port == port
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        assert own_regions() <= regions, "the killed one's shared memory is still there"
 
     def test_dead_model_process_is_noticed_and_reloaded(self, bench: Bench) -> None:
         """ModelReady may stay true: only an inference with a known answer tells."""

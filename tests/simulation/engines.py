@@ -177,7 +177,8 @@ class Simulation:
         )  # fmt: skip
 
     def _look_back(self) -> None:
-        last = self.lives[-1]
+        finished = [life for life in self.lives if life.ending == str(Ending.FINISHED) and life.engine is not None]
+        last = (finished or self.lives)[-1]
         self.watch.demand(last.ending == str(Ending.FINISHED), f"the session did not finish: {last.ending or 'runs'}")
         for life in self.lives:
             for complaint in life.process.complaints:
@@ -416,7 +417,7 @@ class Simulation:
     def _paused_leader(self, fault: Fault, until: int) -> None:
         """Freeze the engine; another machine takes the account; later the frozen one thinks that nothing happened."""
         for life in [life for life in self.living if not life.process.paused][-1:]:
-            life.process.paused = True
+            life.process.paused, life.stopped_ns = True, 0  # an end takes as long as it stands still
             self.machines.append(Machine(self.folder / f"machine-{len(self.machines)}", self.world))
             self.world.after(int(0.3 * fault.length_ns), self._start_if_none)
             self.world.at(until, functools.partial(setattr, life.process, "paused", False))

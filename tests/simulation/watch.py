@@ -20,9 +20,9 @@ SLACK = 1.05
 """Of limits on money: quotes move between a decision and its order."""
 LOOK_S = 2.0
 """Of the world, between two looks at the account."""
-UNPROTECTED_S_MAX, UNPROTECTED_LOOKS_MAX = 30.0, 16
+UNPROTECTED_S_MAX, UNPROTECTED_LOOKS_MAX = 30.0, 32
 """Market time, and seconds of the world, in which the engine lives and the broker is there, that a position of ours may
-lack its stop: it is seen, the new stop's answer is waited for, is doubted, or is a refusal, and it is closed."""
+lack its stop: it is seen, and the answers to two orders in a row are waited for in vain, doubted, or refusals."""
 _EMERGENCIES = {"unhealthy", "quote_invalid", "stale", "account_invalid", "halted"}
 _DEALT = (Mt5.DEAL_TYPE_BUY, Mt5.DEAL_TYPE_SELL)
 
