@@ -51,12 +51,12 @@ T = TypeVar("T")
 DEADLINE_S = 0.02
 
 
-@dataclass
 def own_regions() -> int:
     """Return how many regions of shared memory the servers of this process have."""
     return len(list(SHARED_MEMORY.glob(f"fx_triton_{os.getpid()}_*")))
 
 
+@dataclass
 class Bench:
     """A running server with release 1, and what it was made of."""
 
