@@ -28,29 +28,13 @@ from fx_dagster.market.instruments import SymbolResolver
 from fx_dagster.market.timeframes import DAY_NS, SECOND_NS
 from resources.mt5.bridge.answers import Kind, kind_of
 from resources.mt5.constants import Mt5Constants as Mt5
+from resources.mt5.meanings import BUYING, DEAL_REASONS, DEVIATION_POINTS, ENDED, TRADE_MODES
 from resources.mt5.simulated import SimulatedTerminal, server_seconds
 from resources.mt5.tape import MILLISECOND_NS
 
 RECENT_NS: Final = DAY_NS
 """How long ago orders may have ended that are still told."""
 COMMENT_LENGTH: Final = 29
-DEVIATION_POINTS: Final = 20
-_BUYING: Final = frozenset({
-    Mt5.ORDER_TYPE_BUY, Mt5.ORDER_TYPE_BUY_LIMIT, Mt5.ORDER_TYPE_BUY_STOP, Mt5.ORDER_TYPE_BUY_STOP_LIMIT,
-})  # fmt: skip
-_STATUS: Final = {
-    Mt5.ORDER_STATE_FILLED: OrderStatus.FILLED, Mt5.ORDER_STATE_CANCELED: OrderStatus.CANCELLED,
-    Mt5.ORDER_STATE_REJECTED: OrderStatus.REJECTED, Mt5.ORDER_STATE_EXPIRED: OrderStatus.EXPIRED,
-}  # fmt: skip
-_REASONS: Final = {
-    Mt5.DEAL_REASON_EXPERT: DealReason.CLIENT, Mt5.DEAL_REASON_SL: DealReason.STOP,
-    Mt5.DEAL_REASON_TP: DealReason.TARGET, Mt5.DEAL_REASON_SO: DealReason.STOP_OUT,
-    Mt5.DEAL_REASON_CLIENT: DealReason.MANUAL, Mt5.DEAL_REASON_MOBILE: DealReason.MANUAL,
-    Mt5.DEAL_REASON_WEB: DealReason.MANUAL,
-}  # fmt: skip
-_MODES: Final = {
-    Mt5.SYMBOL_TRADE_MODE_FULL: TradeMode.FULL, Mt5.SYMBOL_TRADE_MODE_DISABLED: TradeMode.NONE,
-}  # fmt: skip
 
 
 class LocalBroker:
@@ -163,7 +147,7 @@ class LocalBroker:
             base_currency=info.currency_base, profit_currency=info.currency_profit, swap_long_points=info.swap_long,
             swap_short_points=info.swap_short, triple_swap_weekday=(info.swap_rollover3days - 1) % 7,
             stop_distance_points=float(info.trade_stops_level),
-            mode=_MODES.get(info.trade_mode, TradeMode.CLOSE_ONLY),
+            mode=TRADE_MODES.get(info.trade_mode, TradeMode.CLOSE_ONLY),
         )  # fmt: skip
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -192,12 +176,12 @@ class LocalBroker:
         return datetime.fromtimestamp(max(first, 0), tz=UTC), datetime.fromtimestamp(last, tz=UTC)
 
     def _order(self, item: Any) -> BrokerOrder:
-        sign = 1.0 if item.type in _BUYING else -1.0
+        sign = 1.0 if item.type in BUYING else -1.0
         return BrokerOrder(
             ticket=item.ticket, key=item.magic if item.reason == Mt5.ORDER_REASON_EXPERT else 0,
             symbol=self._resolver().canonical(item.symbol), lots=sign * item.volume_initial,
             lots_left=sign * item.volume_current, stop=item.sl, target=item.tp, placed_ns=_utc(item.time_setup_msc),
-            status=_STATUS.get(item.state, OrderStatus.WORKING), comment=item.comment,
+            status=ENDED.get(item.state, OrderStatus.WORKING), comment=item.comment,
         )  # fmt: skip
 
     def _position(self, item: Any) -> BrokerPosition:
@@ -211,7 +195,7 @@ class LocalBroker:
 
     def _deal(self, item: Any) -> BrokerDeal:
         sign = 1.0 if item.type == Mt5.DEAL_TYPE_BUY else -1.0
-        reason = _REASONS.get(item.reason, DealReason.OTHER)
+        reason = DEAL_REASONS.get(item.reason, DealReason.OTHER)
         return BrokerDeal(
             ticket=item.ticket, order=item.order, position=item.position_id,
             key=item.magic if reason is DealReason.CLIENT else 0, symbol=self._resolver().canonical(item.symbol),

@@ -37,34 +37,15 @@ from resources.mt5.bridge.gate import Intent
 from resources.mt5.bridge.gate import Purpose as GatePurpose
 from resources.mt5.constants import Mt5Constants as Mt5
 from resources.mt5.feed import resolver_of
+from resources.mt5.meanings import BUYING, DEAL_REASONS, DEVIATION_POINTS, ENDED, SELLING, TRADE_MODES
 
 THREADS: Final = 4
-DEVIATION_POINTS: Final = 20
 DAYS_OF_A_YEAR: Final = 360
 _KEY_END: Final = 2**63
-_BUYING: Final = frozenset({
-    Mt5.ORDER_TYPE_BUY, Mt5.ORDER_TYPE_BUY_LIMIT, Mt5.ORDER_TYPE_BUY_STOP, Mt5.ORDER_TYPE_BUY_STOP_LIMIT,
-})  # fmt: skip
-_SELLING: Final = frozenset({
-    Mt5.ORDER_TYPE_SELL, Mt5.ORDER_TYPE_SELL_LIMIT, Mt5.ORDER_TYPE_SELL_STOP, Mt5.ORDER_TYPE_SELL_STOP_LIMIT,
-})  # fmt: skip
-_ENDED: Final = {
-    Mt5.ORDER_STATE_CANCELED: OrderStatus.CANCELLED, Mt5.ORDER_STATE_FILLED: OrderStatus.FILLED,
-    Mt5.ORDER_STATE_REJECTED: OrderStatus.REJECTED, Mt5.ORDER_STATE_EXPIRED: OrderStatus.EXPIRED,
-}  # fmt: skip
-_REASONS: Final = {
-    Mt5.DEAL_REASON_EXPERT: DealReason.CLIENT, Mt5.DEAL_REASON_SL: DealReason.STOP,
-    Mt5.DEAL_REASON_TP: DealReason.TARGET, Mt5.DEAL_REASON_SO: DealReason.STOP_OUT,
-    Mt5.DEAL_REASON_CLIENT: DealReason.MANUAL, Mt5.DEAL_REASON_MOBILE: DealReason.MANUAL,
-    Mt5.DEAL_REASON_WEB: DealReason.MANUAL,
-}  # fmt: skip
 _BY_THE_SERVER: Final = frozenset({DealReason.STOP, DealReason.TARGET, DealReason.STOP_OUT, DealReason.OTHER})
 _CLOSING: Final = frozenset({Mt5.DEAL_ENTRY_OUT, Mt5.DEAL_ENTRY_INOUT, Mt5.DEAL_ENTRY_OUT_BY})
 _PURPOSES: Final = {
     Purpose.OPEN: wire.PURPOSE_OPEN, Purpose.CLOSE: wire.PURPOSE_CLOSE, Purpose.MODIFY: wire.PURPOSE_MODIFY,
-}  # fmt: skip
-_TRADE_MODES: Final = {
-    Mt5.SYMBOL_TRADE_MODE_FULL: TradeMode.FULL, Mt5.SYMBOL_TRADE_MODE_DISABLED: TradeMode.NONE,
 }  # fmt: skip
 
 Result = TypeVar("Result")
@@ -217,13 +198,13 @@ class BridgeBroker:
         return tuple(order for item in found.values() if (order := self._order(item)) is not None)
 
     def _order(self, item: Any) -> BrokerOrder | None:
-        if item.type not in _BUYING | _SELLING or item.volume_initial <= 0.0:
+        if item.type not in BUYING | SELLING or item.volume_initial <= 0.0:
             return None  # a close of two positions by each other has no side; its deals tell it
-        side = 1.0 if item.type in _BUYING else -1.0
+        side = 1.0 if item.type in BUYING else -1.0
         return BrokerOrder(
             item.ticket, _key(item.magic), self._canonical(item.symbol), side * item.volume_initial,
             side * item.volume_current, item.sl, item.tp, utc_of_msc(item.time_setup_msc),
-            _ENDED.get(item.state, OrderStatus.WORKING), _text(item.comment),
+            ENDED.get(item.state, OrderStatus.WORKING), _text(item.comment),
         )  # fmt: skip
 
     def _position(self, item: Any) -> BrokerPosition:
@@ -239,7 +220,7 @@ class BridgeBroker:
         return tuple(self._deal(item) for item in reply.deals if item.type in trades and item.volume > 0.0)
 
     def _deal(self, item: Any) -> BrokerDeal:
-        reason = _REASONS.get(item.reason, DealReason.OTHER)
+        reason = DEAL_REASONS.get(item.reason, DealReason.OTHER)
         # A deal by stop or target may carry the magic of the order that opened the position: no order of ours made it.
         key = 0 if reason in _BY_THE_SERVER else _key(item.magic)
         side = 1.0 if item.type == Mt5.DEAL_TYPE_BUY else -1.0
@@ -285,7 +266,7 @@ class BridgeBroker:
             symbol, item.digits, item.point, item.contract_size, item.volume_step, item.volume_min, item.volume_max,
             item.currency_base, item.currency_profit, swap_points(item, item.swap_long),
             swap_points(item, item.swap_short), (item.swap_rollover3days - 1) % 7, float(item.trade_stops_level),
-            _TRADE_MODES.get(item.trade_mode, TradeMode.CLOSE_ONLY),
+            TRADE_MODES.get(item.trade_mode, TradeMode.CLOSE_ONLY),
         )  # fmt: skip
 
 
