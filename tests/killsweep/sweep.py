@@ -23,6 +23,14 @@ SILENCE_S = 400.0
 """Longest time in which some case must end."""
 
 
+_ABOUT = (
+    "PostgreSQL, the bridge and its worker are real processes, the terminal is the simulated one in a process of its "
+    "own; the engine's order path is that of production, killed with SIGKILL. Another process takes up, in half of "
+    "the cases decides the same once more, and goes on until nothing is in doubt. Then the terminal's own requests, "
+    "orders, deals and positions are compared with PostgreSQL."
+)
+
+
 @dataclass
 class Result:
     """What a sweep came to.
@@ -85,7 +93,8 @@ class Result:
         """Return it for a page."""
         head, rows = self.table()
         lines = [
-            f"`{command}`, {when}, {os.cpu_count()} CPUs.", "", f"**{self.line()}**", "",
+            "## Killed at every point", "", f"`{command}`, {when}, {os.cpu_count()} CPUs.", "",
+            f"**{self.line()}**", "", _ABOUT, "",
             "Cases by operation; of how many the process died at that very point (in the others the point does not "
             "come up, as no deal follows a refusal: it died at its end); and cases with a fault, by outcome.", "",
             f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows),
