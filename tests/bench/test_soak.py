@@ -289,6 +289,16 @@ def test_a_torn_line_of_the_engine_waits_for_its_rest(tmp_path):
         assert [one["sent"] for one in seen.samples] == [100, 200, 300]
 
 
+def test_a_decision_without_models_after_the_server_was_back_is_no_part_of_the_outage():
+    seen = [decided(110.0, 1), decided(130.0, 3)]
+    assert outage(100.0, 400.0, seen, back_s=105.0).down_s is None
+    assert outage(100.0, 400.0, seen, back_s=140.0).down_s == pytest.approx(30.0)
+    good = record()
+    good.kills, good.events = [1_295.0], [(1_296.0, "Triton", "restarted", "")]
+    assert outages_of(good)[0].down_s is None
+    assert failing(good) == ["models answer again within 5 s of each kill"]  # of no kill it is known
+
+
 def test_a_kill_that_follows_ends_the_outage_before_it():
     seen = record()
     seen.kills = [1_300.0, 1_303.0]

@@ -10,17 +10,15 @@ import argparse
 import datetime as dt
 import signal
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bench.sections import RELIABILITY, write_section
 from tests.killsweep.cases import Case, Point, cases
-from tests.killsweep.sweep import COMMAND, Result, run, write
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+from tests.killsweep.sweep import COMMAND, Result, run
 
 
 def _points(text: str) -> tuple[Point, ...]:
@@ -47,7 +45,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--case", type=_case, action="append", help="one case: point/operation/outcome/repeat")
     parser.add_argument("--slots", type=int, default=3, help="cases at once (default: 3)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end after that long (default: never)")
-    parser.add_argument("--write", action="store_true", help=f"put the result into {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"put the result into {RELIABILITY.name}")
     given = parser.parse_args()
     if given.repeats < 1 or given.slots < 1:
         parser.error("--repeats and --slots are 1 or more")
@@ -88,7 +86,7 @@ def main() -> int:
     faults = result.faults()
     if given.write:
         when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        write(PAGE, result.markdown(f"{COMMAND} {' '.join(sys.argv[1:])}", when))
+        write_section(RELIABILITY, "killsweep", result.markdown(f"{COMMAND} {' '.join(sys.argv[1:])}", when))
     for case in faults:
         console.print(f"again: {COMMAND} --case {case.name}", soft_wrap=True, markup=False)
     console.print(result.line(), soft_wrap=True)

@@ -249,16 +249,21 @@ def fork(work: Work, log: Path, meanwhile: Callable[[], None]) -> tuple[int, dic
         _be_child(work, log, said, says)
     os.close(says)
     text, deadline = b"", time.monotonic() + LIFE_S
-    with os.fdopen(said, "rb") as pipe:
-        while True:
-            if not select.select([pipe], [], [], 0.1)[0]:
-                meanwhile()
-                if time.monotonic() > deadline:
-                    os.kill(pid, signal.SIGABRT)
-            elif data := os.read(pipe.fileno(), 65_536):
-                text += data
-            else:
-                break
+    try:
+        with os.fdopen(said, "rb") as pipe:
+            while True:
+                if not select.select([pipe], [], [], 0.1)[0]:
+                    meanwhile()
+                    if time.monotonic() > deadline:
+                        os.kill(pid, signal.SIGABRT)
+                elif data := os.read(pipe.fileno(), 65_536):
+                    text += data
+                else:
+                    break
+    except BaseException:
+        os.kill(pid, signal.SIGABRT)
+        os.waitpid(pid, 0)
+        raise
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     lines = text.decode().splitlines()
     return status, json.loads(lines[-1]) if lines else {}

@@ -106,10 +106,10 @@ class Slot:
     def _keep_bridge(self) -> None:
         """Start the bridge anew where it has been killed, as a supervisor does."""
         if self._bridge.poll() is not None:
-            self._processes.remove(self._bridge)
-            if self._bridge.stdout is not None:
-                self._bridge.stdout.close()
-            self._bridge = self._start_bridge()
+            before, self._bridge = self._bridge, self._start_bridge()
+            self._processes.remove(before)
+            if before.stdout is not None:
+                before.stdout.close()
 
     def _worker(self) -> int:
         return int(json.loads((self.folder / "bridge" / str(LOGIN) / "worker.json").read_text())["pid"])

@@ -17,10 +17,17 @@ from tests.killsweep.cases import Case, Operation, Outcome, Point
 from tests.killsweep.slot import Slot, servers
 from tests.killsweep.verdict import Verdict
 
-BEGIN, END = "<!-- killsweep: begin -->", "<!-- killsweep: end -->"
 COMMAND = "python -m tests.killsweep"
 SILENCE_S = 400.0
 """Longest time in which some case must end."""
+
+
+_ABOUT = (
+    "PostgreSQL, the bridge and its worker are real processes, the terminal is the simulated one in a process of its "
+    "own; the engine's order path is that of production, killed with SIGKILL. Another process takes up, in half of "
+    "the cases decides the same once more, and goes on until nothing is in doubt. Then the terminal's own requests, "
+    "orders, deals and positions are compared with PostgreSQL."
+)
 
 
 @dataclass
@@ -85,7 +92,8 @@ class Result:
         """Return it for a page."""
         head, rows = self.table()
         lines = [
-            f"`{command}`, {when}, {os.cpu_count()} CPUs.", "", f"**{self.line()}**", "",
+            "## Killed at every point", "", f"`{command}`, {when}, {os.cpu_count()} CPUs.", "",
+            f"**{self.line()}**", "", _ABOUT, "",
             "Cases by operation; of how many the process died at that very point (in the others the point does not "
             "come up, as no deal follows a refusal: it died at its end); and cases with a fault, by outcome.", "",
             f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows),
@@ -171,13 +179,3 @@ def _work(todo: list[Case], following: Any, told: Any, folder: Path, url: str) -
                 told.put((case, slot.run(case)))
             except Exception as error:  # noqa: BLE001 - the sweep goes on, and says so
                 told.put((case, f"{type(error).__name__}: {error}"))
-
-
-def write(page: Path, text: str) -> None:
-    """Put a result between the marks of a page; marks that are not there yet come at its end."""
-    there = page.read_text(encoding="utf-8") if page.exists() else "# Reliability\n"
-    if BEGIN not in there:
-        there = f"{there.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, _, rest = there.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
