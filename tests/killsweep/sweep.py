@@ -92,7 +92,7 @@ class Result:
         """Return it for a page."""
         head, rows = self.table()
         lines = [
-            "## Killed at every point", "", f"`{command}`, {when}, {os.cpu_count()} CPUs.", "",
+            f"`{command}`, {when}, {os.cpu_count()} CPUs.", "",
             f"**{self.line()}**", "", _ABOUT, "",
             "Cases by operation; of how many the process died at that very point (in the others the point does not "
             "come up, as no deal follows a refusal: it died at its end); and cases with a fault, by outcome.", "",
