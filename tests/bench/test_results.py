@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from bench import results
-from fx_dagster.models.release import Canary, ReleaseManifest
+from fx_dagster.models.release import ReleaseManifest
 from fx_dagster.report.summary import BacktestSummary, Performance
+from tests.resources.release_models import simple_canary
 
 Row = Callable[..., dict[str, Any]]
 
@@ -22,7 +23,7 @@ def manifest() -> ReleaseManifest:
     return ReleaseManifest(
         version=1, created_at="2024-01-10T22:00:00+00:00", models=("xgboost",), members=("xgboost",),
         symbols=("EURUSD",), quantised=(), device="cpu", feature_names=("a",), feature_hash="c0ffee", files={},
-        canary=Canary({"features": [[0.1]]}, {"p_up_xgboost": [[0.5]]}),
+        canary=simple_canary([0.1], [0.5]),
         metrics={"ppo": {"against_fixed_sizing": told}}, lineage={}, cards={},
     )  # fmt: skip
 

@@ -13,12 +13,13 @@ from assets.run_shape import RunShape
 from fx_dagster import cli
 from fx_dagster.market.timeframes import DAY_NS, HOUR_NS
 from fx_dagster.models.promotion import Stage
-from fx_dagster.models.release import Canary, ReleaseManifest
+from fx_dagster.models.release import ReleaseManifest
 from fx_dagster.settings import Settings, load_settings
 from resources.market import open_source
 from resources.postgres import migrate, psycopg_url
 from resources.releases import ReleaseStore
 from resources.servers.ports import free_port
+from tests.resources.release_models import simple_canary
 
 pytestmark = pytest.mark.integration
 
@@ -70,7 +71,7 @@ def release(settings: Settings, store: ReleaseStore) -> Release:
             version=version, created_at="2024-01-10T22:00:00+00:00", models=("xgboost",), members=("xgboost",),
             symbols=shape.symbols, quantised=(), device="cpu", feature_names=shape.catalogue.names,
             feature_hash=feature_hash or shape.catalogue.hash, files={place: hashlib.sha256(content).hexdigest()},
-            canary=Canary({"features": [[0.1]]}, {"p_up_xgboost": [[0.5]]}),
+            canary=simple_canary([0.1], [0.5]),
             metrics={"xgboost": {"holdout": {**GOOD, "mean_net_return": net}}}, lineage={**facts, **lineage},
             cards={"xgboost": {"rows": 5000, "seed": 7, "parameters": {"max_depth": 4}}},
         )  # fmt: skip

@@ -12,6 +12,7 @@ from fx_dagster.models.dataset import Dataset
 from fx_dagster.models.inputs import ModelInputs
 from fx_dagster.models.protocol import Model, ModelArtifact, ModelCard, ModelSpec
 from fx_dagster.models.random_forest import RandomForestModel
+from fx_dagster.models.release import Canary
 from fx_dagster.models.xgboost import XGBoostModel
 
 SYMBOLS = ("EURUSD", "GBPUSD", "XAUUSD")
@@ -34,6 +35,19 @@ def inputs(rows: int, features: int, *, seed: int = 0) -> ModelInputs:
         time=START_NS + np.arange(rows, dtype=np.int64) * HOUR_NS,
         symbol=np.arange(rows, dtype=np.int64) % len(SYMBOLS),
     )
+
+
+def simple_canary(rows: Sequence[float], p_up: Sequence[float]) -> Canary:
+    """Return a canary of rows with one feature each, without windows, and what xgboost answers."""
+    count = len(rows)
+    without_windows = ModelInputs(
+        features=np.array(rows, dtype=np.float32).reshape(count, 1),
+        sequence=np.zeros((count, 0, 0), np.float32),
+        chart=np.zeros((count, 0, 0, 0), np.float32),
+        time=np.full(count, START_NS, dtype=np.int64),
+        symbol=np.zeros(count, dtype=np.int64),
+    )
+    return Canary.of(without_windows, {"p_up_xgboost": np.array(p_up, dtype=np.float64).reshape(count, 1)})
 
 
 def trees(features: int) -> list[Model]:

@@ -11,10 +11,11 @@ import pytest
 
 from fx_dagster.errors import ReleaseError
 from fx_dagster.models.promotion import Gate, GateResult, Stage
-from fx_dagster.models.release import Canary, ReleaseManifest
+from fx_dagster.models.release import ReleaseManifest
 from resources.postgres import migrate, psycopg_url
 from resources.releases import ReleaseStore
 from resources.signing import ReleaseKeys
+from tests.resources.release_models import simple_canary
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +43,7 @@ def manifest(version: int) -> ReleaseManifest:
         feature_names=("a",),
         feature_hash="c0ffee",
         files={"xgboost-r1/1/model.onnx": "00"},
-        canary=Canary({"features": [[1e-7], [0.1]]}, {"p_up_xgboost": [[0.30000001192092896], [1e-05]]}),
+        canary=simple_canary([1e-7, 0.1], [0.30000001192092896, 1e-05]),
         metrics={},
         lineage={"quote": 'it\'s "quoted" ü'},
         cards={},
