@@ -92,7 +92,12 @@ def show_event(event: "ServerEvent") -> None:
 
 
 def load_active_release(settings: "Settings") -> None:
-    """Have a Triton that has just started load the release that is active; without one nothing is loaded."""
+    """Have a Triton that has just started load the release that is active; without one nothing is loaded.
+
+    Raises:
+        ReleaseError: the active one cannot be loaded; a challenger that cannot is only told.
+        ServerError: Triton or PostgreSQL does not answer.
+    """
     from fx_dagster.errors import ReleaseError
     from resources.model_repository import ModelRepository
     from resources.releases import ReleaseStore
@@ -103,16 +108,21 @@ def load_active_release(settings: "Settings") -> None:
     active = store.active()
     if active is None:
         return
+    lost: ReleaseError | None = None
     for version in (active, *store.challengers()[:1]):
         try:
             manifest = repository.verify(version, store.manifest(version))
             serve_release(settings.triton.url, read_secret(settings), manifest)
         except ReleaseError as error:
-            # Indicators decide until it is mended: no reason to leave everything else down.
+            if version == active:
+                lost = error
+                continue
             console.say(f"  {console.WARN} {'Release':<15} [dim]{version} is not loaded: {escape(str(error))}[/dim]")
             continue
         role = "is loaded" if version == active else "is loaded for its trial in shadow"
         console.say(f"  {console.GOOD} {'Release':<15} [dim]{version} {role}[/dim]")
+    if lost is not None:
+        raise lost
 
 
 def down(home: HomeOption = None) -> None:

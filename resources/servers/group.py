@@ -43,7 +43,7 @@ EventKind = Literal["starting", "ready", "external", "skipped", "died", "failed"
 STOP_WITHIN_S = 14.0
 _WORKERS_S = 6.0
 _POLL_S = 0.05
-_RELEASE_RETRY_S = 5.0
+_RELEASE_RETRY_S, _RELEASE_RETRY_S_MAX = 5.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class ServerGroup:
         self._lock = HomeLock(settings)
         self._guard = Guard()
         self._giving_up = threading.Event()
+        self._release_problem = ""
         self._starts: list[threading.Thread] = []
         self._watchdog: Watchdog | None = None
         self._began = False
@@ -290,10 +291,12 @@ class ServerGroup:
 
     def _retry_release(self) -> None:
         triton = self.triton.process if self.triton is not None else None
-        while not self._giving_up.wait(_RELEASE_RETRY_S):
+        pause_s = _RELEASE_RETRY_S
+        while not self._giving_up.wait(pause_s):
             # A Triton started since then has its own attempts.
             if self.triton is None or self.triton.process is not triton or self._release_loaded():
                 return
+            pause_s = min(2.0 * pause_s, _RELEASE_RETRY_S_MAX)
 
     def _release_loaded(self) -> bool:
         if self._on_triton_start is None:
@@ -302,8 +305,11 @@ class ServerGroup:
             self._on_triton_start(self.settings_for_children())
         except FxError as error:
             # A session without its models trades at the traditional level, which is better than no session.
-            self._tell("Triton", "failed", f"the active release is not loaded: {error}")
+            if str(error) != self._release_problem:  # told once, however often it is tried again
+                self._tell("Triton", "failed", f"the active release is not loaded: {error}")
+            self._release_problem = str(error)
             return False
+        self._release_problem = ""
         return True
 
     def _external(self, name: str, setting: str) -> None:

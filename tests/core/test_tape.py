@@ -293,9 +293,14 @@ def test_a_tape_from_before_drift_was_told_is_replayed(
     assert core.digest == work.core.digest
 
 
-@given(healthy=st.booleans(), command=st.sampled_from(Command), drift=st.floats(0, 1) | st.just(math.nan))
-def test_conditions_come_back_exactly(healthy: bool, command: Command, drift: float) -> None:
-    told = Conditions(healthy=healthy, command=int(command), drift=drift)
+@given(
+    healthy=st.booleans(),
+    command=st.sampled_from(Command),
+    drift=st.floats(0, 1) | st.just(math.nan),
+    best=st.integers(1, 4),
+)
+def test_conditions_come_back_exactly(healthy: bool, command: Command, drift: float, best: int) -> None:
+    told = Conditions(healthy=healthy, command=int(command), drift=drift, best_level=best)
     read = conditions_of(json.loads(json.dumps(conditions_body(told), allow_nan=False)))
     assert repr(read) == repr(told)
 
