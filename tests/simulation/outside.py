@@ -100,6 +100,14 @@ class SimulatedFeed:
     def info(self) -> FeedInfo:
         return market.INFO
 
+    @property
+    def problem(self) -> str:
+        return ""
+
+    @property
+    def remark(self) -> str:
+        return ""
+
     def history(self, symbol: str, timeframe: Timeframe, until: int, bars: int) -> pd.DataFrame:
         return market.history_until(symbol, timeframe, min(until, market.BEGIN), bars)
 
