@@ -23,6 +23,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.sections import write_section
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "testing.md"
 BEGIN, END = "<!-- plants: begin -->", "<!-- plants: end -->"
@@ -107,20 +109,19 @@ def judge_all(chosen: Sequence[Plant], workers: int) -> list[Outcome]:
             return list(pool.map(one, chosen))
 
 
-def page_table(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as Markdown."""
-    lines = ["| plant | file | is | becomes | caught by |", "| --- | --- | --- | --- | --- |"]
-    for one in outcomes:
-        plant = one.plant
-        cells = (
-            plant.kind,
-            f"`{plant.file}`",
-            _code(plant.old),
-            _code(plant.new),
-            f"`{one.caught_by}`" if one.caught_by else "**nothing**",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _row(outcome: Outcome) -> tuple[str, str]:
+    """Return a table's row: what the plant is, and what caught it."""
+    plant = outcome.plant
+    caught = f"`{outcome.caught_by}`" if outcome.caught_by else "**nothing**"
+    return f"| {plant.kind} | `{plant.file}` | {_code(plant.old)} | {_code(plant.new)} |", f" {caught} |"
+
+
+def page_table(outcomes: Sequence[Outcome], before: Sequence[str] = ()) -> str:
+    """Return the outcomes as Markdown, in place of their rows in the table ``before``, whose others stay."""
+    rows = dict(map(_row, outcomes))
+    lines = [line for line in before if not line.startswith(tuple(rows))]
+    head = ["| plant | file | is | becomes | caught by |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*(lines or head), *(is_ + caught for is_, caught in rows.items())])
 
 
 def _code(text: str) -> str:
@@ -128,11 +129,9 @@ def _code(text: str) -> str:
 
 
 def write_page(outcomes: Sequence[Outcome]) -> None:
-    """Put the table into the page about testing."""
-    text = PAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{page_table(outcomes)}\n{END}{after}")
+    """Put the outcomes into the table of the page about testing."""
+    table = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
+    write_section(PAGE, "plants", page_table(outcomes, table.strip().splitlines()))
 
 
 def main(
