@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from fx_dagster.core.tape import Tape, replay_tape
+from fx_dagster.core.tape import Tape, TapeEvent, replay_tape
 from fx_dagster.errors import DataError
 from fx_dagster.live_engine import recorded_core
 from fx_dagster.report.summary import Summary, read_summary
@@ -137,18 +137,20 @@ def test_the_recorded_session_is_decided_again_bit_for_bit(summary, home):
     assert len(tape.ticks) == summary.live.ticks
     assert all(mark.same for mark in marks)
     assert marks[-1].decisions == core.decisions > summary.live.ticks
-    # One bit of one answer makes another session of it.
-    changed = next(event for event in answers if np.isfinite(np.array(event.body["values"], dtype=float)[:, 0]).all())
-    changed.body["values"][0][0] = float(np.nextafter(changed.body["values"][0][0], 1.0))
-    assert recorded_core(facts).digest != replayed_digest(tape, facts) != core.digest
+    # One bit of an answer makes another session of it; not of each one, as after the last tick of a week.
+    complete = [event for event in answers if np.isfinite(np.array(event.body["values"], dtype=float)).all()]
+    assert any(one_bit_matters(tape, facts, event, core.digest) for event in complete[:10])
 
 
-def replayed_digest(tape: Tape, facts: dict[str, Any]) -> str:
-    """Return the digest of a tape that may not fit its session any more, as far as it can be replayed."""
-    core = recorded_core(facts)
+def one_bit_matters(tape: Tape, facts: dict[str, Any], answer: TapeEvent, digest: str) -> bool:
+    """Return whether the tape with one bit of an answer changed gives another digest, as far as it can be replayed."""
+    row, core = answer.body["values"][0], recorded_core(facts)
+    kept = row[0]
+    row[0] = float(np.nextafter(kept, 1.0))
     with contextlib.suppress(DataError):  # other decisions want other orders
         replay_tape(core, tape)
-    return core.digest
+    row[0] = kept
+    return core.digest != digest
 
 
 def test_the_command_replays_the_newest_tape(demo, home):
