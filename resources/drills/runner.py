@@ -46,7 +46,7 @@ _ALL: Final[Mapping[str, _Entry]] = dict(
         _entry(
             "triton-stop",
             "stops Triton (SIGSTOP), which keeps its connections open",
-            "decisions wait no longer than their deadline; the watchdog has another one up within 5 s",
+            "decisions wait no longer than their deadline; the watchdog has another one up within 10 s",
             servers.triton_stop,
         ),
         _entry(

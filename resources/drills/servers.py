@@ -51,7 +51,7 @@ def triton_stop(scene: Scene) -> None:
         scene.findings.did(f"Triton stopped (pid {triton.pid}, SIGSTOP)")
         stopped = bool(wait_for(lambda: stopped_by_signal(triton) or gone(triton), 2.0))
         scene.findings.found("it is stopped, its connections stay open", stopped, "yes" if stopped else "no")
-        _comes_back(scene, triton, loaded, mark.at_s)
+        _comes_back(scene, triton, loaded, mark.at_s, found_out_s=scene.settings.triton.restart_within_s)
     _levels(scene, engine, mark)
     _waits(scene, mark)
 
@@ -79,14 +79,16 @@ def _loaded(scene: Scene) -> frozenset[str]:
         admin.close()
 
 
-def _comes_back(scene: Scene, triton: psutil.Process, loaded: frozenset[str], at_s: float) -> None:
-    """Wait until another Triton answers with the same models."""
+def _comes_back(
+    scene: Scene, triton: psutil.Process, loaded: frozenset[str], at_s: float, *, found_out_s: float = 0.0
+) -> None:
+    """Wait until another Triton answers with the same models; silence, unlike death, has to be found out first."""
 
     def back() -> bool:
         return gone(triton) and loaded <= _loaded(scene)
 
     seconds = time.time() - at_s if wait_for(back, WAIT_S) else None
-    limit_s = scene.settings.triton.restart_within_s
+    limit_s = scene.settings.triton.restart_within_s + found_out_s
     scene.findings.took("Triton answers again with its models", seconds, limit_s, waited_s=WAIT_S)
     # The owner of the servers writes down the new process a moment later: whoever looks next must find it.
     wait_for(lambda: scene.pid_of("Triton") not in {0, triton.pid}, WAIT_S)
