@@ -146,7 +146,7 @@ def section(took: Sequence[float], *, cold: Sequence[float]) -> str:
         "",
         f"`python -m bench.restarts --kills {len(took)} --write`",
     ]
-    return "\n".join(line for line in lines if line is not None)
+    return "\n".join(lines)
 
 
 def main(kills: Kills = 20, write: Write = False) -> None:

@@ -6,7 +6,6 @@ never part of an error. A message that cannot be sent is tried again a few times
 
 import asyncio
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from fx_dagster.errors import FxError, SettingsError
 from fx_dagster.live.alerts import Alert, Limits, Notice, Severity, Suppressor, View, alerts
-from fx_dagster.settings import Settings
+from fx_dagster.live.disk import disk_usage
+from fx_dagster.settings import AlertSettings, Settings
 from resources.control.reads import SessionReads
-from resources.control.settings import AlertSettings, read_private
 from resources.live_store import LiveStore
+from resources.servers.private_files import read_private
 
 if TYPE_CHECKING:
     from apprise import Apprise
@@ -233,14 +233,8 @@ def _age_s(at: str) -> float:
 
 def disk_free(folder: Path) -> float | None:
     """Return the free share of the disk that a folder is, or would be, on; None: it cannot be asked."""
-    for place in (folder, *folder.parents):
-        if place.exists():
-            try:
-                usage = shutil.disk_usage(place)
-            except OSError:
-                return None
-            return usage.free / usage.total if usage.total else None
-    return None
+    usage = disk_usage(folder)
+    return usage.free / usage.total if usage is not None and usage.total else None
 
 
 def market_open(clock_ns: object, now_ns: int) -> bool:

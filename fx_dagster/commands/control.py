@@ -42,11 +42,10 @@ def serve(
     import logging
 
     from resources.control.server import choose, control_parts, make_server, require_safe
-    from resources.control.settings import alert_settings, control_settings
     from resources.drills.runner import LocalDrills
 
     settings = attached_settings(home)
-    control = control_settings(settings)
+    control = settings.control
     if port:
         control = control.model_copy(update={"port": port})
     with_tls = require_safe(control)
@@ -54,7 +53,7 @@ def serve(
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in ("httpx", "httpcore", "apprise", "urllib3", "requests"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they would log addresses with secrets
-    parts = control_parts(settings, control, alert_settings(settings), drills=LocalDrills(settings))
+    parts = control_parts(settings, control, settings.alert, drills=LocalDrills(settings))
     server = make_server(parts)
     host = f"[{control.host}]" if ":" in control.host else control.host
     url = f"{'https' if with_tls else 'http'}://{host}:{control.port}"

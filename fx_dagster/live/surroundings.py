@@ -6,12 +6,12 @@ decision: these know the market's time and durations only.
 """
 
 import asyncio
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fx_dagster.errors import FxError
+from fx_dagster.live.disk import disk_usage
 from fx_dagster.live.protocols import Clock, Journal
 from fx_dagster.live.records import JournalEntry, KillSwitch
 from fx_dagster.market.timeframes import SECOND_NS
@@ -28,15 +28,9 @@ AHEAD_S = 2.0
 
 def free_bytes(folders: Sequence[Path]) -> int | None:
     """Return the free bytes of the fullest disk that the folders are, or would be, on; None: none can be asked."""
-    found = []
-    for folder in folders:
-        place = next((one for one in (folder, *folder.parents) if one.exists()), None)
-        if place is not None:
-            try:
-                found.append(shutil.disk_usage(place).free)
-            except OSError:
-                continue  # a disk that cannot be asked is the journal's to fail on
-    return min(found, default=None)
+    found = (disk_usage(folder) for folder in folders)
+    # A disk that cannot be asked is the journal's to fail on.
+    return min((usage.free for usage in found if usage is not None), default=None)
 
 
 class RoomWatch:

@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fx_dagster.errors import FxError
-from fx_dagster.settings import Settings
+from fx_dagster.settings import ControlSettings, Settings
 from resources.alerts import AlertWatch
 from resources.control import errors, metrics, stream
 from resources.control.auth import Caller, Gate, Role
@@ -28,7 +28,6 @@ from resources.control.errors import Problem, Refused, refusal_of
 from resources.control.limits import BODY_BYTES_MAX, BodyLimit
 from resources.control.protocols import Drills, NoDrills, ReleaseSwitch
 from resources.control.reads import ROWS_MAX, SAFE_INTEGER, SessionReads, plain
-from resources.control.settings import ControlSettings
 from resources.control.store import AuditEntry, ControlStore
 from resources.live_store import LiveStore
 from resources.releases import ReleaseStore

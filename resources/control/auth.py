@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fx_dagster.errors import SettingsError
+from fx_dagster.settings import ControlSettings
 from resources.control.errors import Refused
-from resources.control.settings import ControlSettings, read_private
 from resources.control.store import ControlStore
+from resources.servers.private_files import read_private
 
 STAMP_AGE_S = 60.0
 TOKEN_LENGTH_MIN = 32

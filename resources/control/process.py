@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fx_dagster.settings import Settings
+from fx_dagster.settings import ControlSettings, Settings
 from resources.control.server import choose
-from resources.control.settings import ControlSettings, control_settings
 from resources.servers.dagster_services import project_root
 from resources.servers.process import ManagedProcess, StopFlag, child_environment, spawn, wait_until
 
@@ -25,7 +24,7 @@ class ControlServer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._control: ControlSettings = control_settings(settings)
+        self._control = settings.control
         self.process: ManagedProcess | None = None
 
     @property

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fx_dagster.errors import SettingsError
-from fx_dagster.settings import Settings
+from fx_dagster.settings import AlertSettings, ControlSettings, Settings
 from resources.alerts import AlertSender, AlertWatch, addresses
 from resources.control.auth import Gate
 from resources.control.protocols import Drills, NoDrills, ReleaseCommands, ReleaseSwitch
 from resources.control.reads import SessionReads
-from resources.control.settings import AlertSettings, ControlSettings, read_private
 from resources.control.store import ControlStore
 from resources.live_store import LiveStore
 from resources.postgres import migrate
 from resources.releases import ReleaseStore
 from resources.servers.ports import choose_port
+from resources.servers.private_files import read_private
 from resources.servers.process import child_environment
 
 if TYPE_CHECKING:

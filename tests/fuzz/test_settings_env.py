@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from fx_dagster.errors import SettingsError, UnknownSymbolError
 from fx_dagster.market.instruments import SymbolResolver, check_symbol
-from fx_dagster.settings import ControlSettings, load_settings, variables
+from fx_dagster.settings import AlertSettings, ControlSettings, load_settings, variables
 from resources.alerts import AlertSender, addresses
 from resources.control.auth import given_tokens
-from resources.control.settings import AlertSettings
 from resources.mt5.bridge.settings import BridgeSettings, bridge_secrets
 from resources.postgres import migrate
 from resources.servers.private_files import PRIVATE_BYTES_MAX, read_private

@@ -14,11 +14,10 @@ import httpx
 import pytest
 from psycopg.types.json import Jsonb
 
-from fx_dagster.settings import Settings
+from fx_dagster.settings import AlertSettings, ControlSettings, Settings
 from resources.control.app import ControlParts
 from resources.control.auth import Role, create_token
 from resources.control.server import choose, control_parts, make_server
-from resources.control.settings import AlertSettings, ControlSettings
 from resources.control.stream import Hub
 from resources.postgres import connect, migrate
 

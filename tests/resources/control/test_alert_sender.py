@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from fx_dagster.errors import SettingsError
 from fx_dagster.live.alerts import Alert, Notice, Severity
+from fx_dagster.settings import AlertSettings
 from resources.alerts import AlertSender, AlertWatch, addresses, market_open
-from resources.control.settings import AlertSettings
 from resources.live_store import LiveStore
 from tests.resources.control.conftest import Session, settings_for
 

@@ -25,11 +25,11 @@ from pydantic import SecretStr
 from schemathesis.specs.openapi import checks
 
 from fx_dagster.errors import SettingsError
+from fx_dagster.settings import ControlSettings
 from resources.control.auth import FailureLimit, Role, digest_of, given_tokens
 from resources.control.limits import too_deep
 from resources.control.process import ControlServer
 from resources.control.server import is_loopback, require_safe
-from resources.control.settings import ControlSettings
 from resources.live_publisher import LivePublisher
 from resources.servers.selfcheck import listeners
 from tests.resources.control.conftest import Session, fresh, settings_for
