@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import select
 import signal
 import sys
 import time
@@ -410,7 +411,8 @@ def main() -> int:
     try:
         settings = load_settings()
         if "--standby" in sys.argv[1:]:
-            make_ready(settings)
+            if not select.select([sys.stdin], [], [], 0)[0]:  # told to begin already: a session first, ready or not
+                make_ready(settings)
             if not sys.stdin.buffer.readline():
                 return EXIT_STOPPED
         ending = asyncio.run(run_engine(settings))
